@@ -1,0 +1,85 @@
+//! Backends and, apart from them, their endpoints: an endpoint that comes or goes touches no rule.
+
+use std::{fmt, net::SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ObjectName;
+
+/// Key of a backend: what a `backendRef` names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BackendKey {
+    /// A port of a Service.
+    Service {
+        /// The Service.
+        name: ObjectName,
+        /// `spec.ports[].port`.
+        port: u16,
+    },
+    /// A `Backend` object of group `tidegate.dev`.
+    Backend {
+        /// The Backend.
+        name: ObjectName,
+    },
+}
+
+impl fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service { name, port } => write!(f, "Service/{name}:{port}"),
+            Self::Backend { name } => write!(f, "Backend/{name}"),
+        }
+    }
+}
+
+/// How to speak to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Application protocol.
+    pub protocol: BackendProtocol,
+    /// TLS to the backend; `None` is clear text.
+    pub tls: Option<BackendTls>,
+}
+
+/// Application protocol towards a backend (`appProtocol` of a Service port).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum BackendProtocol {
+    /// HTTP/1.1. Also `kubernetes.io/ws` and `kubernetes.io/wss`: an upgrade needs nothing else.
+    Http1,
+    /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`), or by ALPN with TLS.
+    Http2,
+}
+
+/// TLS towards a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendTls {
+    /// Name sent as SNI and checked against the backend's certificate.
+    pub server_name: String,
+    /// DER of the certificate authorities to trust.
+    pub authorities: Vec<Vec<u8>>,
+}
+
+/// Every endpoint of a backend, in the order of the objects they came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// The endpoints, without duplicates.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address that can be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Where to connect to.
+    pub addr: SocketAddr,
+    /// Whether it takes new requests.
+    pub state: EndpointState,
+}
+
+/// State of an endpoint by the conditions of its EndpointSlice. Endpoints that serve nothing are left out of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EndpointState {
+    /// Takes new requests.
+    Ready,
+    /// Terminating but still serving: used only when no endpoint is ready (KEP-1669).
+    Terminating,
+}

@@ -1,0 +1,67 @@
+//! What a domain is as a whole: its NICs, addresses, sources, limits and labels.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{DomainName, FrontendKey};
+
+/// The unit of isolation (object `TrafficDomain`), less what its Gateways and Routes say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    /// Name of the `TrafficDomain`.
+    pub name: DomainName,
+    /// NICs by name (`wan0`, or a VLAN device such as `wan0.100`) that its frontends are reachable through.
+    pub interfaces: Vec<String>,
+    /// Labels put on every metric and log line, e.g. `traffic.domain`, `business.line`.
+    pub labels: BTreeMap<String, String>,
+    /// Who may send packets to its frontends.
+    pub admission: Admission,
+    /// Limits of its worker's cgroup.
+    pub limits: ResourceLimits,
+    /// Shards of its worker; `None` means one for each core that the limits give it, at least one.
+    pub shards: Option<u16>,
+}
+
+/// The kernel's rules on sources. Denied wins over allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Prefixes that are refused. Host bits are zero.
+    pub deny: Vec<IpNet>,
+    /// When present, only these prefixes are let in: `Some` and empty refuses everybody.
+    pub allow: Option<Vec<IpNet>>,
+    /// Rate of new connections for each source (IPv4 /32, IPv6 /64).
+    pub per_source: Option<RateLimit>,
+    /// Rate of new connections for the domain.
+    pub total: Option<RateLimit>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Tokens a second.
+    pub rate: u32,
+    /// Size of the bucket in tokens.
+    pub burst: u32,
+}
+
+/// Limits of a worker's cgroup; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceLimits {
+    /// CPU in thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Addresses and frontends of a domain on this node: what the kernel tier needs beside [`Domain`]. Derived from the
+/// listeners of the domain's model, see [`crate::Model::frontends`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontends {
+    /// Every (address, port, protocol) that is served.
+    pub keys: Vec<FrontendKey>,
+    /// Addresses that belong to the domain alone (from its pool): a packet to one of them for a port that is no
+    /// frontend is refused. Addresses shared with the node (`addresses: {node: …}`) are not in here.
+    pub exclusive: Vec<IpAddr>,
+}

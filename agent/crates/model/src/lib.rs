@@ -1,0 +1,24 @@
+//! The model: a plain, complete description of what one domain must do.
+//!
+//! The model is made of resources with stable keys ([`Key`]). A child names its parents (a rule names the listeners it
+//! is attached to), never the other way round, so one changed object is one changed resource. The agent's translation
+//! makes it, the kernel tier and the workers consume it. This crate holds data only: no I/O, no Kubernetes, no BPF.
+
+pub mod backend;
+pub mod codec;
+pub mod control;
+pub mod domain;
+pub mod id;
+pub mod listener;
+pub mod resource;
+pub mod rule;
+
+pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
+pub use domain::{Admission, Domain, RateLimit, ResourceLimits};
+pub use id::{DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
+pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol};
+pub use resource::{Change, Delta, Key, Model, Resource};
+pub use rule::{
+    Attachment, BackendTarget, Cors, CorsOrigin, Filter, Fraction, HeaderEdits, HeaderMatch, Match, Mirror, PathMatch,
+    PathRewrite, QueryMatch, Redirect, Rewrite, Rule, RuleKey, RuleKind, Timeouts, ValueMatch, WeightedBackend,
+};

@@ -1,0 +1,84 @@
+//! Listeners and the certificates they serve with.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FrontendKey, Hostname, ObjectName};
+
+/// Key of a listener: the Gateway and the listener's name in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListenerKey {
+    /// The Gateway.
+    pub gateway: ObjectName,
+    /// `spec.listeners[].name`.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ListenerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.gateway, self.name)
+    }
+}
+
+/// One listener of a Gateway. Listeners that share a frontend are told apart by host name: the most specific wins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Where it is reached. All of one domain; several when the Gateway has several addresses.
+    pub frontends: Vec<FrontendKey>,
+    /// Whether the addresses of `frontends` belong to the domain alone (see [`crate::domain::Frontends::exclusive`]).
+    pub owns_addresses: bool,
+    /// Application protocol.
+    pub protocol: Protocol,
+    /// Host names served; `None` is every name.
+    pub hostname: Option<Hostname>,
+    /// TLS termination; `Some` exactly when `protocol` is [`Protocol::Https`].
+    pub tls: Option<ListenerTls>,
+}
+
+/// Application protocol of a listener that this version serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Protocol {
+    /// HTTP/1.1, and HTTP/2 with prior knowledge.
+    Http,
+    /// HTTP/1.1 and HTTP/2 over TLS, chosen by ALPN.
+    Https,
+}
+
+/// How a listener terminates TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerTls {
+    /// Certificates to choose from: the one whose names match the SNI best, else the first.
+    pub certificates: Vec<CertificateKey>,
+}
+
+/// Key of a certificate: the Secret it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CertificateKey(pub ObjectName);
+
+impl fmt::Display for CertificateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A certificate chain with its private key, checked to belong together.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// DER of the leaf, then of its issuers.
+    pub chain: Vec<Vec<u8>>,
+    /// DER of the private key: PKCS#8, PKCS#1 or SEC1.
+    pub private_key: Vec<u8>,
+    /// DNS names of the leaf, lower case; a wildcard as written.
+    pub names: Vec<String>,
+    /// End of the leaf's validity, seconds since the epoch.
+    pub not_after: i64,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key must not reach a log.
+        f.debug_struct("Certificate").field("names", &self.names).field("not_after", &self.not_after).finish()
+    }
+}

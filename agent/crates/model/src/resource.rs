@@ -9,8 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Backend, BackendKey, Certificate, CertificateKey, Domain, Endpoints, FrontendKey, Generation, Listener, ListenerKey,
-    Rule, RuleKey, domain::Frontends,
+    Backend, BackendKey, Certificate, CertificateKey, Domain, Endpoints, FrontendKey, Generation, Listener,
+    ListenerKey, Rule, RuleKey, domain::Frontends,
 };
 
 /// Stable key of a resource. The order of the kinds is the order in which additions are safe: what is referred to comes

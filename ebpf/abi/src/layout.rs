@@ -1,0 +1,62 @@
+//! Layouts, asserted when either side is compiled and listed for the check against the object's BTF.
+
+use core::mem::{align_of, offset_of, size_of};
+
+use crate::map::{
+    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState, SourceV4,
+    SourceV6,
+};
+
+/// Layout of one type that crosses the border.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Name of the struct as BTF has it.
+    pub name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Name, offset and size in bytes of each field, in order.
+    pub fields: &'static [(&'static str, usize, usize)],
+}
+
+macro_rules! layouts {
+    ($($type:ident: $size:literal, align $align:literal { $($field:ident: $field_type:ty = $offset:literal),+ $(,)? })+) => {
+        /// Every type that crosses the border.
+        pub const LAYOUTS: &[Layout] = &[
+            $(Layout {
+                name: stringify!($type),
+                size: $size,
+                fields: &[$((stringify!($field), $offset, size_of::<$field_type>())),+],
+            }),+
+        ];
+
+        $(const _: () = {
+            assert!(size_of::<$type>() == $size, concat!(stringify!($type), " has another size"));
+            assert!(align_of::<$type>() == $align, concat!(stringify!($type), " has another alignment"));
+            let mut filled = 0;
+            $(
+                assert!(offset_of!($type, $field) == $offset, concat!(stringify!($field), " moved"));
+                assert!(filled == $offset, concat!("padding before ", stringify!($field)));
+                filled += size_of::<$field_type>();
+            )+
+            assert!(filled == $size, concat!(stringify!($type), " ends with padding"));
+        };)+
+    };
+}
+
+layouts! {
+    AddressOwner: 8, align 4 { domain: u32 = 0, flags: u32 = 4 }
+    FrontendKey: 20, align 2 { addr: [u8; 16] = 0, port: u16 = 16, transport: u8 = 18, pad: u8 = 19 }
+    InterfaceKey: 12, align 4 { ifindex: u32 = 0, domain: u32 = 4, vlan: u16 = 8, inner_vlan: u16 = 10 }
+    Policy: 8, align 8 { deny: u32 = 0, allow: u32 = 4 }
+    SourceV4: 8, align 4 { list: u32 = 0, addr: [u8; 4] = 4 }
+    SourceV6: 20, align 4 { list: u32 = 0, addr: [u8; 16] = 4 }
+    DialledKey: 24, align 4 { addr: [u8; 16] = 0, domain: u32 = 16, port: u16 = 20, transport: u8 = 22, pad: u8 = 23 }
+    Counter: 16, align 8 { packets: u64 = 0, bytes: u64 = 8 }
+    Sample: 64, align 8 {
+        ktime_ns: u64 = 0, saddr: [u8; 16] = 8, daddr: [u8; 16] = 24, domain: u32 = 40, ifindex: u32 = 44, len: u32 = 48,
+        sport: u16 = 52, dport: u16 = 54, vlan: u16 = 56, protocol: u8 = 58, hook: u8 = 59, reason: u8 = 60,
+        tcp_flags: u8 = 61, pad: u16 = 62,
+    }
+    SampleBudget: 16, align 8 { interval_ns: u64 = 0, burst_ns: u64 = 8 }
+    SampleState: 24, align 8 { due_ns: u64 = 0, over_budget: u64 = 8, lost: u64 = 16 }
+}

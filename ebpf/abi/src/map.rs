@@ -1,0 +1,293 @@
+//! Maps: their names, sizes, keys and values.
+//!
+//! Sizes are capacities, not memory: hash maps and tries of this project are created without preallocation. Ports are in
+//! host order, addresses in the form of [`Address`]. `pad` fields are zero: they are part of a key's bytes.
+
+use crate::{Address, Hook, Plain, Reason};
+
+/// Names of the maps, as pinned and as in the object.
+pub mod name {
+    /// [`Address`] -> [`super::AddressOwner`].
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// [`super::FrontendKey`] -> domain.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// [`super::InterfaceKey`] -> presence.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// Interface index -> presence: `admit` judges what comes in here.
+    pub const ADMITTING: &str = "ADMITTING";
+    /// Domain -> [`super::Policy`].
+    pub const DOMAINS: &str = "DOMAINS";
+    /// Prefixes of [`super::SourceV4`] -> presence.
+    pub const SOURCES_V4: &str = "SOURCES_V4";
+    /// Prefixes of [`super::SourceV6`] -> presence.
+    pub const SOURCES_V6: &str = "SOURCES_V6";
+    /// [`super::counter_index`] -> [`super::Counter`], per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`super::Sample`].
+    pub const SAMPLES: &str = "SAMPLES";
+    /// [`super::SampleClass`] -> [`super::SampleBudget`].
+    pub const SAMPLE_BUDGETS: &str = "SAMPLE_BUDGETS";
+    /// [`super::SampleClass`] -> [`super::SampleState`], per CPU.
+    pub const SAMPLE_STATES: &str = "SAMPLE_STATES";
+    /// [`super::socket_index`] -> listening socket.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Id of a worker's cgroup -> domain.
+    pub const WORKERS: &str = "WORKERS";
+    /// [`super::DialledKey`] -> presence.
+    pub const DIALLED: &str = "DIALLED";
+
+    /// Every map.
+    pub const ALL: [&str; 14] = [
+        ADDRESSES,
+        FRONTENDS,
+        INTERFACES,
+        ADMITTING,
+        DOMAINS,
+        SOURCES_V4,
+        SOURCES_V6,
+        COUNTERS,
+        SAMPLES,
+        SAMPLE_BUDGETS,
+        SAMPLE_STATES,
+        SOCKETS,
+        WORKERS,
+        DIALLED,
+    ];
+}
+
+/// Domain numbers are below this; 0 is "no domain". Counters take 512 bytes a domain, hook and CPU.
+pub const MAX_DOMAINS: u32 = 256;
+/// Capacity of `ADDRESSES`.
+pub const MAX_ADDRESSES: u32 = 65_536;
+/// Capacity of `FRONTENDS`.
+pub const MAX_FRONTENDS: u32 = 131_072;
+/// Capacity of `INTERFACES`.
+pub const MAX_INTERFACES: u32 = 8_192;
+/// Capacity of `ADMITTING`.
+pub const MAX_ADMITTING: u32 = 4_096;
+/// Capacity of each of `SOURCES_V4` and `SOURCES_V6`: two lists of a million prefixes side by side while one replaces the other.
+pub const MAX_SOURCES: u32 = 2_097_152;
+/// Capacity of `WORKERS`: draining predecessors have cgroups of their own.
+pub const MAX_WORKERS: u32 = 1_024;
+/// Capacity of `DIALLED`.
+pub const MAX_DIALLED: u32 = 1_048_576;
+/// Bytes of the ring buffer of samples: 3,640 of them (64 bytes and an 8-byte header each).
+pub const SAMPLES_BYTES: u32 = 262_144;
+/// Room for reasons in `COUNTERS`, so that a new reason moves no counter.
+pub const REASON_SLOTS: u32 = 32;
+/// Elements of `COUNTERS`.
+pub const MAX_COUNTERS: u32 = MAX_DOMAINS * Hook::ALL.len() as u32 * REASON_SLOTS;
+/// Elements of `SOCKETS`.
+pub const MAX_SOCKETS: u32 = MAX_DOMAINS * 2;
+
+/// Index of a counter. A domain out of range (which user space never writes) counts as none.
+#[inline(always)]
+pub const fn counter_index(domain: u32, hook: Hook, reason: Reason) -> u32 {
+    let domain = if domain < MAX_DOMAINS { domain } else { 0 };
+    (domain * Hook::ALL.len() as u32 + hook as u32) * REASON_SLOTS + reason as u32
+}
+
+/// Index of the listening socket of a domain and address family.
+#[inline(always)]
+pub const fn socket_index(domain: u32, is_v6: bool) -> u32 {
+    domain * 2 + is_v6 as u32
+}
+
+/// Value of `ADDRESSES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AddressOwner {
+    /// Domain that owns an exclusive address; 0 for a shared one, whose frontends say their domain.
+    pub domain: u32,
+    /// [`AddressOwner::EXCLUSIVE`] or 0.
+    pub flags: u32,
+}
+
+impl AddressOwner {
+    /// The address belongs to the domain alone: what is not for a frontend is refused.
+    pub const EXCLUSIVE: u32 = 1;
+}
+
+/// Key of `FRONTENDS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FrontendKey {
+    /// Destination.
+    pub addr: Address,
+    /// Destination port.
+    pub port: u16,
+    /// [`crate::Transport`] as a number.
+    pub transport: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Key of `INTERFACES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct InterfaceKey {
+    /// NIC.
+    pub ifindex: u32,
+    /// Domain that the NIC belongs to.
+    pub domain: u32,
+    /// VLAN id of the outer tag; 0 is untagged.
+    pub vlan: u16,
+    /// VLAN id of the inner tag (802.1ad); 0 is none.
+    pub inner_vlan: u16,
+}
+
+/// Value of `DOMAINS`: eight bytes, so a reader sees either the old or the new one. List ids are those of [`SourceV4`]
+/// and [`SourceV6`], one id for both families; 0 is no list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Policy {
+    /// Prefixes refused.
+    pub deny: u32,
+    /// When not 0, only these prefixes are let in; the list may be empty.
+    pub allow: u32,
+}
+
+/// Data of a key of `SOURCES_V4`; prefix lengths are 32 more than the prefix's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SourceV4 {
+    /// List.
+    pub list: u32,
+    /// Address.
+    pub addr: [u8; 4],
+}
+
+/// Data of a key of `SOURCES_V6`; prefix lengths are 32 more than the prefix's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct SourceV6 {
+    /// List.
+    pub list: u32,
+    /// Address.
+    pub addr: [u8; 16],
+}
+
+/// Bits of a list id, which stand before an address in the keys of the tries.
+pub const LIST_BITS: u32 = 32;
+
+/// Key of `DIALLED`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct DialledKey {
+    /// Destination.
+    pub addr: Address,
+    /// Domain of the worker.
+    pub domain: u32,
+    /// Destination port.
+    pub port: u16,
+    /// [`crate::Transport`] as a number.
+    pub transport: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// Value of `COUNTERS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets (`admit`), connections or datagrams (`steer`), dialled addresses (`guard`).
+    pub packets: u64,
+    /// Bytes of the frames; only `admit` knows them.
+    pub bytes: u64,
+}
+
+/// One sampled verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sample {
+    /// Time of `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub ktime_ns: u64,
+    /// Source; zero at `guard`.
+    pub saddr: Address,
+    /// Destination.
+    pub daddr: Address,
+    /// Domain; 0 is none.
+    pub domain: u32,
+    /// NIC.
+    pub ifindex: u32,
+    /// Bytes of the frame; 0 where the hook sees none.
+    pub len: u32,
+    /// Source port; the type of an ICMP message.
+    pub sport: u16,
+    /// Destination port; the code of an ICMP message.
+    pub dport: u16,
+    /// Outer VLAN id.
+    pub vlan: u16,
+    /// IP protocol number; 0 when it could not be read.
+    pub protocol: u8,
+    /// [`Hook`] as a number.
+    pub hook: u8,
+    /// [`Reason`] as a number.
+    pub reason: u8,
+    /// Flags of the TCP header (RFC 9293 section 3.1), `admit` only.
+    pub tcp_flags: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// Denials and admissions are sampled from budgets of their own: a flood of one does not hide the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SampleClass {
+    /// Refused.
+    Denial = 0,
+    /// Let in: new connections at `steer`.
+    Admission = 1,
+}
+
+/// Elements of `SAMPLE_BUDGETS` and `SAMPLE_STATES`.
+pub const SAMPLE_CLASSES: u32 = 2;
+
+/// Value of `SAMPLE_BUDGETS`: a generic cell rate (ITU-T I.371), so the programs need no division.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleBudget {
+    /// Nanoseconds between samples of one CPU; 0 samples everything.
+    pub interval_ns: u64,
+    /// How far ahead of that pace a CPU may be, in nanoseconds.
+    pub burst_ns: u64,
+}
+
+/// Value of `SAMPLE_STATES`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SampleState {
+    /// When the next sample is due.
+    pub due_ns: u64,
+    /// Verdicts not sampled because the budget was used up.
+    pub over_budget: u64,
+    /// Samples lost because the ring buffer was full.
+    pub lost: u64,
+}
+
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => {
+        $(
+            // SAFETY: `layout` asserts that the fields fill the type; all are integers or arrays of them.
+            #[expect(unsafe_code, reason = "the promise of `Plain`")]
+            unsafe impl Plain for $type {}
+        )+
+    };
+}
+
+plain!(
+    AddressOwner,
+    FrontendKey,
+    InterfaceKey,
+    Policy,
+    SourceV4,
+    SourceV6,
+    DialledKey,
+    Counter,
+    Sample,
+    SampleBudget,
+    SampleState,
+    u32,
+    u64,
+    [u8; 16],
+);

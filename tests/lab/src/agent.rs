@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use crate::{
     client::{Reply, Request, Target, send},
     lab::Lab,
-    metrics::Metrics,
+    metrics::{Metrics, names},
     process::{arguments, end, program, signal},
     wait::wait_until,
 };
@@ -74,7 +74,7 @@ pub struct Agent<'a> {
     lab: &'a Lab,
     init: Child,
     options: AgentOptions,
-    is_left: bool,
+    is_ended: bool,
 }
 
 impl<'a> Agent<'a> {
@@ -126,7 +126,7 @@ impl<'a> Agent<'a> {
             .stdout(log.try_clone()?)
             .stderr(log);
         let init = lab.gateway.start(&mut command).with_context(|| format!("start {command:?}"))?;
-        Ok(Self { lab, init, options, is_left: false })
+        Ok(Self { lab, init, options, is_ended: false })
     }
 
     /// Waits until `/readyz` says so: everything is in force in the kernel and in the workers.
@@ -258,13 +258,29 @@ impl<'a> Agent<'a> {
     pub fn stop(mut self) -> anyhow::Result<ExitStatus> {
         signal(self.init.id(), Signal::SIGTERM);
         let status = self.wait_end(GRACE).with_context(|| self.log_tail())?;
-        self.is_left = true;
+        self.is_ended = true;
         Ok(status)
     }
 
-    /// Leaves it running when this value goes.
-    pub fn leave_running(&mut self) {
-        self.is_left = true;
+    /// Packets and connections judged so far in a domain with a reason, over all hooks.
+    ///
+    /// # Errors
+    /// As [`Agent::metrics`].
+    pub fn verdicts(&self, domain: &str, reason: &str) -> anyhow::Result<f64> {
+        self.metric(names::VERDICTS, &[("domain", domain), ("reason", reason)])
+    }
+
+    /// First address of a Gateway, as `tidegate status` reports it.
+    ///
+    /// # Errors
+    /// When the Gateway has none.
+    pub fn gateway_address(&self, namespace: &str, name: &str) -> anyhow::Result<IpAddr> {
+        let status = self.cli(&["status", "-o", "json"])?.json()?;
+        let gateways = status["gateways"].as_array().into_iter().flatten();
+        gateways
+            .filter(|gateway| gateway["namespace"] == namespace && gateway["name"] == name)
+            .find_map(|gateway| gateway["addresses"][0].as_str()?.parse().ok())
+            .with_context(|| format!("Gateway {namespace}/{name} has no address: {status}"))
     }
 
     fn find(&self, is_wanted: impl Fn(&[String]) -> bool) -> Option<u32> {
@@ -277,7 +293,7 @@ impl Drop for Agent<'_> {
         if std::thread::panicking() {
             eprintln!("--- end of the log of {} ---\n{}\n---", self.lab.name, self.log_tail());
         }
-        if !self.is_left {
+        if !self.is_ended {
             signal(self.init.id(), Signal::SIGTERM);
             if wait_until("tidegate to end", GRACE, || self.init.try_wait().ok().flatten()).is_err() {
                 eprintln!("tidegate of {} did not end on SIGTERM:\n{}", self.lab.name, self.log_tail());

@@ -7,10 +7,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Mutex, Once, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Mutex, Once, PoisonError},
     thread,
     time::Duration,
 };
@@ -36,7 +33,6 @@ pub(crate) const NAMESPACES: [&str; 5] = ["inet", "dc", "gw", "back", "pod"];
 const GRACE: Duration = Duration::from_secs(3);
 
 static LIVE: Mutex<Vec<String>> = Mutex::new(Vec::new());
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Writes down that this process owns the lab, takes away what dead owners left, and arms Ctrl-C.
 pub(crate) fn register(name: &str) -> anyhow::Result<PathBuf> {
@@ -51,13 +47,6 @@ pub(crate) fn register(name: &str) -> anyhow::Result<PathBuf> {
     fs::write(folder.join("owner"), format!("{own} {}", start_time(own).unwrap_or(0)))?;
     LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
     Ok(folder)
-}
-
-/// Leaves a lab standing after its owner has ended; [`remove`] takes it away by name.
-pub(crate) fn keep(name: &str) -> anyhow::Result<()> {
-    fs::write(Path::new(ROOT).join(name).join("keep"), "")?;
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner).retain(|live| live != name);
-    Ok(())
 }
 
 /// Takes a lab away by its name. What is already gone is no error.
@@ -86,16 +75,6 @@ pub fn remove(name: &str) {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner).retain(|live| live != name);
 }
 
-/// Names of labs that were kept.
-pub fn kept() -> Vec<String> {
-    folders().into_iter().filter(|name| Path::new(ROOT).join(name).join("keep").exists()).collect()
-}
-
-/// Whether Ctrl-C was pressed: what is being done should end.
-pub fn is_interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
 fn folders() -> Vec<String> {
     let entries = fs::read_dir(ROOT).into_iter().flatten().flatten();
     entries
@@ -104,7 +83,7 @@ fn folders() -> Vec<String> {
         .collect()
 }
 
-/// Takes away labs whose owner is dead and that were not to be kept.
+/// Takes away labs whose owner is dead.
 fn sweep() {
     for name in folders() {
         let folder = Path::new(ROOT).join(&name);
@@ -112,7 +91,7 @@ fn sweep() {
         let mut fields = owner.split_whitespace().map(str::parse::<u64>);
         let (Some(Ok(pid)), Some(Ok(start))) = (fields.next(), fields.next()) else { continue };
         let is_dead = u32::try_from(pid).ok().and_then(start_time) != Some(start);
-        if is_dead && !folder.join("keep").exists() {
+        if is_dead {
             remove(&name);
         }
     }
@@ -120,8 +99,8 @@ fn sweep() {
 
 /// Removes empty cgroups below folders named after the lab, in whichever hierarchy the agent made them.
 fn remove_cgroups(folder: &Path, name: &str, depth: usize) {
-    // mount point / hierarchy / tidegate / instance
-    const DEPTH: usize = 4;
+    // mount point / hierarchy / groups that this process was started in / tidegate / instance
+    const DEPTH: usize = 6;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -157,7 +136,6 @@ fn arm() {
                 let mut streams: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
                 futures_util::future::select_all(streams.iter_mut().map(|stream| Box::pin(stream.recv()))).await;
             });
-            INTERRUPTED.store(true, Ordering::Relaxed);
             eprintln!("interrupted: cleaning up");
             let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner).clone();
             for name in live {

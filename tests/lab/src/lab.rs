@@ -63,7 +63,6 @@ pub struct Lab {
     /// A pod on the gateway node.
     pub pod: Island,
     folder: PathBuf,
-    is_kept: bool,
 }
 
 impl Lab {
@@ -104,7 +103,6 @@ impl Lab {
             backends: island("back")?,
             pod: island("pod")?,
             folder,
-            is_kept: false,
         };
         lab.link_up()?;
         Ok(lab)
@@ -151,15 +149,6 @@ impl Lab {
     /// Those of the file system.
     pub fn delete(&self, file: &str) -> anyhow::Result<()> {
         Ok(fs::remove_file(self.config().join(file))?)
-    }
-
-    /// Leaves the lab standing when it is dropped and its owner ends.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn keep(&mut self) -> anyhow::Result<()> {
-        self.is_kept = true;
-        cleanup::keep(&self.name)
     }
 
     fn link_up(&self) -> anyhow::Result<()> {
@@ -215,8 +204,6 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.is_kept {
-            cleanup::remove(&self.name);
-        }
+        cleanup::remove(&self.name);
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, Subcommand};
-use tidegate_lab::{cleanup, demo, hold};
+use tidegate_lab::{demo, hold};
 
 /// The test lab of Tidegate.
 #[derive(Debug, Parser)]
@@ -17,8 +17,6 @@ struct Arguments {
 enum Verb {
     /// Shows the main job: two domains, admission, a canary, faults.
     Demo(demo::Options),
-    /// Takes away labs that were left running.
-    Down,
     /// Opens idle connections and keeps them until standard input ends.
     Hold {
         /// Address to connect to.
@@ -34,13 +32,6 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().verb {
         Verb::Demo(options) => demo::run(&options),
-        Verb::Down => {
-            for name in cleanup::kept() {
-                println!("removing lab {name}");
-                cleanup::remove(&name);
-            }
-            Ok(())
-        }
         Verb::Hold { addr, count, seconds } => hold::run(addr, count, Duration::from_secs(seconds)),
     }
 }

@@ -2,6 +2,12 @@
 
 use std::collections::BTreeMap;
 
+/// Names of the agent's metrics that the lab's users ask for.
+pub mod names {
+    /// Verdicts of the kernel by `domain`, `hook` and `reason`.
+    pub const VERDICTS: &str = "tidegate_verdicts_total";
+}
+
 /// One sample of a scrape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {

@@ -1,1 +1,110 @@
-//! Being written.
+//! Filters of rules and backendRefs, compiled when a rule arrives: per request nothing is parsed or looked up by name.
+//!
+//! A filter that cannot be honoured never is skipped in silence: an edit that would break a message's framing is left out
+//! and reported; a redirect or rewrite that cannot be used makes its requests fail (Gateway API asks for an error rather
+//! than for a request without its filter).
+
+pub mod cors;
+pub mod edits;
+pub mod redirect;
+pub mod rewrite;
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+use tidegate_model::{BackendKey, Filter};
+
+use self::{cors::Cors, edits::Edits, redirect::Redirect, rewrite::Rewrite};
+use crate::balance::{BackendState, Prng};
+
+/// Filters of one rule or backendRef.
+#[derive(Debug, Default)]
+pub struct Filters {
+    /// Edits of the request's fields.
+    pub request: Edits,
+    /// Edits of the response's fields.
+    pub response: Edits,
+    /// Answers instead of a backend.
+    pub redirect: Option<Redirect>,
+    /// Rewrites host and path.
+    pub rewrite: Rewrite,
+    /// Copies of requests.
+    pub mirrors: Vec<Mirror>,
+    /// Cross-origin rules.
+    pub cors: Option<Cors>,
+    /// Why requests must be answered with 500, when a filter cannot be used.
+    pub broken: Option<Rc<str>>,
+}
+
+/// A mirror.
+#[derive(Debug)]
+pub struct Mirror {
+    backend: Rc<BackendState>,
+    numerator: u32,
+    denominator: u32,
+}
+
+impl Filters {
+    /// Compiles filters. What cannot be used is described in `problems`.
+    pub fn compile(
+        filters: &[Filter],
+        find_backend: &mut dyn FnMut(&BackendKey) -> Rc<BackendState>,
+        problems: &mut Vec<String>,
+    ) -> Self {
+        let mut compiled = Self::default();
+        for filter in filters {
+            let result = match filter {
+                Filter::RequestHeaders(edits) => {
+                    compiled.request.push_request_edits(edits, problems);
+                    Ok(())
+                }
+                Filter::ResponseHeaders(edits) => {
+                    compiled.response.push_edits(edits, problems);
+                    Ok(())
+                }
+                Filter::Redirect(redirect) => {
+                    Redirect::compile(redirect).map(|redirect| compiled.redirect = Some(redirect))
+                }
+                Filter::Rewrite(rewrite) => Rewrite::compile(rewrite).map(|rewrite| compiled.rewrite = rewrite),
+                Filter::Mirror(mirror) => {
+                    let (numerator, denominator) = (mirror.fraction.numerator, mirror.fraction.denominator);
+                    compiled.mirrors.extend(mirror.backend.as_ref().map(|key| Mirror {
+                        backend: find_backend(key),
+                        numerator,
+                        denominator,
+                    }));
+                    Ok(())
+                }
+                Filter::Cors(cors) => {
+                    compiled.cors = Some(Cors::compile(cors));
+                    Ok(())
+                }
+            };
+            if let Err(problem) = result {
+                compiled.broken = Some(problem.as_str().into());
+                problems.push(problem);
+            }
+        }
+        compiled
+    }
+
+    /// Backends that get a copy of this request.
+    pub fn choose_mirrors(&self, random: &mut Prng, chosen: &mut SmallVec<[Rc<BackendState>; 1]>) {
+        for mirror in &self.mirrors {
+            if mirror.numerator >= mirror.denominator || random.below(mirror.denominator) < mirror.numerator {
+                chosen.push(mirror.backend.clone());
+            }
+        }
+    }
+}
+
+/// Whether text may stand in a field value that the proxy writes: visible ASCII, spaces and tabs inside, bytes above 127
+/// (RFC 9110 section 5.5). No line break can get through.
+fn is_field_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f)) && text.trim_matches([' ', '\t']) == text
+}
+
+/// Whether text may stand in a target or URI that the proxy writes: visible ASCII, nothing that ends a path.
+fn is_path(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+}

@@ -1,0 +1,224 @@
+//! One backend as a shard knows it: how to speak to it, its endpoints and whose turn it is.
+//!
+//! The state outlives changes of rules and endpoints: both refer to it by its key. Endpoints that stay keep their load and
+//! history when the list changes.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+};
+
+use hashbrown::HashMap;
+use rustls::pki_types::ServerName;
+use tidegate_model::{Backend, BackendKey, BackendProtocol, Endpoints};
+
+use super::endpoint::EndpointState;
+use crate::stats::UpstreamStats;
+
+/// TLS towards a backend, ready to use.
+#[derive(Clone, Debug)]
+pub struct UpstreamTls {
+    /// Trust, versions and ALPN.
+    pub config: Arc<rustls::ClientConfig>,
+    /// SNI, and the name that the backend's certificate must have.
+    pub server_name: ServerName<'static>,
+}
+
+/// A backend.
+#[derive(Debug)]
+pub struct BackendState {
+    /// Its key.
+    pub key: BackendKey,
+    /// Counters of this shard.
+    pub stats: Rc<UpstreamStats>,
+    speech: RefCell<Speech>,
+    endpoints: RefCell<Vec<Rc<EndpointState>>>,
+    ready: Cell<usize>,
+    cursor: Cell<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Speech {
+    protocol: BackendProtocol,
+    tls: Option<UpstreamTls>,
+    is_usable: bool,
+}
+
+impl Default for Speech {
+    fn default() -> Self {
+        Self { protocol: BackendProtocol::Http1, tls: None, is_usable: true }
+    }
+}
+
+impl BackendState {
+    /// A backend of which nothing but its name is known: clear HTTP/1.1, no endpoint.
+    pub fn new(key: BackendKey) -> Self {
+        Self {
+            key,
+            stats: Rc::default(),
+            speech: RefCell::default(),
+            endpoints: RefCell::default(),
+            ready: Cell::new(0),
+            cursor: Cell::new(0),
+        }
+    }
+
+    /// Application protocol to speak.
+    pub fn protocol(&self) -> BackendProtocol {
+        self.speech.borrow().protocol
+    }
+
+    /// TLS to use; `None` is clear text.
+    pub fn tls(&self) -> Option<UpstreamTls> {
+        self.speech.borrow().tls.clone()
+    }
+
+    /// Whether requests may be sent: a backend whose TLS settings cannot be used gets none, least of all in clear text.
+    pub fn is_usable(&self) -> bool {
+        self.speech.borrow().is_usable
+    }
+
+    /// Whether there is any endpoint.
+    pub fn has_endpoints(&self) -> bool {
+        !self.endpoints.borrow().is_empty()
+    }
+
+    /// Endpoints that are ready, and that are not.
+    pub fn count_endpoints(&self) -> (usize, usize) {
+        (self.ready.get(), self.endpoints.borrow().len() - self.ready.get())
+    }
+
+    /// The endpoint for the next attempt, none of `exclude` (those that this request tried already); `None` when there is
+    /// no other.
+    ///
+    /// Round robin, and of two neighbours the one with fewer requests running. Terminating endpoints only when none is
+    /// ready. Endpoints that failed lately only when all others failed too.
+    pub fn pick(&self, exclude: &[SocketAddr]) -> Option<Rc<EndpointState>> {
+        let endpoints = self.endpoints.borrow();
+        let only_ready = self.ready.get() > 0;
+        let is_candidate =
+            |endpoint: &EndpointState| (!only_ready || endpoint.is_ready()) && !exclude.contains(&endpoint.addr);
+        let start = self.cursor.get();
+        let turn = || (0..endpoints.len()).map(|step| (start + step) % endpoints.len());
+        let mut preferred = turn().filter(|&at| is_candidate(&endpoints[at]) && !endpoints[at].is_avoided());
+        let chosen = match (preferred.next(), preferred.next()) {
+            (Some(first), Some(second)) if endpoints[second].active() < endpoints[first].active() => Some(second),
+            (Some(first), _) => Some(first),
+            (None, _) => turn().find(|&at| is_candidate(&endpoints[at])),
+        }?;
+        self.cursor.set((chosen + 1) % endpoints.len());
+        Some(endpoints[chosen].clone())
+    }
+
+    /// Takes how to speak to the backend. `tls` is what was made of `backend.tls`.
+    pub fn set_backend(&self, backend: &Backend, tls: Option<UpstreamTls>) {
+        let is_usable = backend.tls.is_some() == tls.is_some();
+        *self.speech.borrow_mut() = Speech { protocol: backend.protocol, tls, is_usable };
+    }
+
+    /// Forgets how to speak to the backend.
+    pub fn clear_backend(&self) {
+        *self.speech.borrow_mut() = Speech::default();
+    }
+
+    /// Takes the whole list of endpoints.
+    pub fn set_endpoints(&self, list: &Endpoints) {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let mut old: HashMap<SocketAddr, Rc<EndpointState>> =
+            endpoints.drain(..).map(|endpoint| (endpoint.addr, endpoint)).collect();
+        for endpoint in &list.endpoints {
+            endpoints.push(match old.remove(&endpoint.addr) {
+                Some(known) => {
+                    known.set_state(endpoint.state);
+                    known
+                }
+                None => Rc::new(EndpointState::new(endpoint.addr, endpoint.state)),
+            });
+        }
+        old.values().for_each(|gone| gone.set_removed());
+        self.ready.set(endpoints.iter().filter(|endpoint| endpoint.is_ready()).count());
+        self.cursor.set(if endpoints.is_empty() { 0 } else { self.cursor.get() % endpoints.len() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_model::{Endpoint, EndpointState as ModelState, ObjectName};
+
+    use super::*;
+
+    fn addr(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn list(endpoints: &[(u8, ModelState)]) -> Endpoints {
+        let endpoint = |&(last, state): &(u8, ModelState)| Endpoint { addr: addr(last), state };
+        Endpoints { endpoints: endpoints.iter().map(endpoint).collect() }
+    }
+
+    fn backend(endpoints: &[(u8, ModelState)]) -> BackendState {
+        let backend = BackendState::new(BackendKey::Backend { name: ObjectName::new("n", "b") });
+        backend.set_endpoints(&list(endpoints));
+        backend
+    }
+
+    fn picks(backend: &BackendState, count: usize) -> Vec<SocketAddr> {
+        (0..count).filter_map(|_| backend.pick(&[])).map(|endpoint| endpoint.addr).collect()
+    }
+
+    use ModelState::{Ready, Terminating};
+
+    #[test]
+    fn ready_endpoints_take_turns_and_terminating_ones_wait() {
+        let backend = backend(&[(1, Ready), (2, Terminating), (3, Ready)]);
+        assert_eq!(picks(&backend, 4), [addr(1), addr(3), addr(1), addr(3)]);
+        backend.set_endpoints(&list(&[(1, Terminating), (2, Terminating)]));
+        assert_eq!(picks(&backend, 3).iter().filter(|&&picked| picked == addr(3)).count(), 0);
+        assert_eq!(backend.count_endpoints(), (0, 2));
+        backend.set_endpoints(&list(&[]));
+        assert!(backend.pick(&[]).is_none());
+    }
+
+    #[test]
+    fn a_refused_endpoint_is_avoided_but_never_all_of_them() {
+        let backend = backend(&[(1, Ready), (2, Ready)]);
+        let first = backend.pick(&[]).unwrap();
+        first.report_failure();
+        assert_eq!(picks(&backend, 3), [addr(2); 3]);
+        backend.pick(&[first.addr]).unwrap().report_failure();
+        let mut both = picks(&backend, 2);
+        both.sort();
+        assert_eq!(both, [addr(1), addr(2)]);
+        first.report_success();
+        assert_eq!(picks(&backend, 2), [addr(1); 2]);
+    }
+
+    #[test]
+    fn an_attempt_never_returns_to_what_it_tried() {
+        let backend = backend(&[(1, Ready), (2, Ready)]);
+        assert_eq!(backend.pick(&[addr(1)]).unwrap().addr, addr(2));
+        assert!(backend.pick(&[addr(1), addr(2)]).is_none());
+    }
+
+    #[test]
+    fn the_less_loaded_neighbour_is_taken_and_load_survives_a_change_of_the_list() {
+        let backend = backend(&[(1, Ready), (2, Ready)]);
+        let first = backend.pick(&[]).unwrap();
+        let guards = [first.enter(), first.enter()];
+        backend.set_endpoints(&list(&[(2, Ready), (1, Ready), (3, Ready)]));
+        assert_eq!(picks(&backend, 6).iter().filter(|&&picked| picked == addr(1)).count(), 0);
+        drop(guards);
+        assert_eq!(first.active(), 0);
+        assert!(picks(&backend, 6).contains(&addr(1)));
+    }
+
+    #[test]
+    fn an_endpoint_that_went_away_says_so() {
+        let backend = backend(&[(1, Ready)]);
+        let endpoint = backend.pick(&[]).unwrap();
+        backend.set_endpoints(&list(&[(2, Ready)]));
+        assert!(endpoint.is_removed());
+    }
+}

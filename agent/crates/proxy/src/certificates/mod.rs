@@ -1,0 +1,188 @@
+//! TLS settings made of the model's certificates: per listener towards clients, per backend towards upstreams.
+//!
+//! Everything is built when the model changes; a handshake only chooses. Replacing a certificate builds new settings and
+//! leaves connections alone that were made with the old ones. A certificate that cannot be used is a failure of its own key
+//! and of nothing else.
+//!
+//! A client whose SNI belongs to no listener is refused with the alert `unrecognized_name`; so is one without SNI when no
+//! listener is for every host: any certificate would be the wrong one.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::Resumption,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use smallvec::SmallVec;
+use tidegate_model::{Backend, BackendProtocol, Certificate};
+
+use crate::balance::UpstreamTls;
+
+/// Protocols offered to clients, the preferred one first (RFC 7301).
+const DOWNSTREAM_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// TLS 1.3 tickets sent after a handshake. One is enough for a client that comes back; each costs an encryption and a
+/// write.
+const TICKETS_PER_HANDSHAKE: usize = 1;
+
+/// The alert `unrecognized_name` (RFC 6066 section 3) as a whole record, for a client that no listener is for: it is
+/// refused before a handshake has begun.
+pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// What all listeners of a worker share. One for a process: a ticket made by one shard is good on the others.
+#[derive(Clone, Debug)]
+pub struct TlsContext {
+    provider: Arc<CryptoProvider>,
+    tickets: Arc<dyn ProducesTickets>,
+}
+
+/// A certificate that can be served with.
+#[derive(Clone, Debug)]
+pub struct UsableCertificate {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+impl TlsContext {
+    /// aws-lc-rs with ticket keys of its own, which change every six hours and are forgotten after twelve.
+    ///
+    /// # Errors
+    /// When no random numbers can be had.
+    pub fn new() -> Result<Self, rustls::Error> {
+        Ok(Self { provider: Arc::new(aws_lc_rs::default_provider()), tickets: aws_lc_rs::Ticketer::new()? })
+    }
+
+    /// Reads a certificate and its key.
+    ///
+    /// # Errors
+    /// Text for the object's owner: what cannot be read, or that key and certificate do not belong together.
+    pub fn read_certificate(&self, source: &Certificate) -> Result<UsableCertificate, String> {
+        if source.chain.is_empty() {
+            return Err("there is no certificate in it".to_owned());
+        }
+        let chain: Vec<_> = source.chain.iter().cloned().map(CertificateDer::from).collect();
+        let key = PrivateKeyDer::try_from(source.private_key.clone())
+            .map_err(|error| format!("the private key cannot be read: {error}"))?;
+        let key = self
+            .provider
+            .key_provider
+            .load_private_key(key)
+            .map_err(|error| format!("the private key cannot be used: {error}"))?;
+        let key = CertifiedKey::new(chain, key);
+        key.keys_match().map_err(|error| format!("certificate and private key do not belong together: {error}"))?;
+        Ok(UsableCertificate { key: Arc::new(key), names: source.names.clone() })
+    }
+
+    /// Settings of a listener with these certificates in its order; `None` without any.
+    pub fn server_config(&self, certificates: &[UsableCertificate]) -> Option<Arc<ServerConfig>> {
+        let resolver = Arc::new(Certificates::new(certificates)?);
+        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .expect("aws-lc-rs has cipher suites of both versions")
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = DOWNSTREAM_ALPN.map(<[u8]>::to_vec).into();
+        config.ticketer = self.tickets.clone();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        Some(Arc::new(config))
+    }
+
+    /// Settings towards a backend; `None` for clear text.
+    ///
+    /// # Errors
+    /// Text for the object's owner. The backend must then get no requests.
+    pub fn upstream(&self, backend: &Backend) -> Result<Option<UpstreamTls>, String> {
+        let Some(tls) = &backend.tls else { return Ok(None) };
+        let server_name = ServerName::try_from(tls.server_name.clone())
+            .map_err(|_| format!("{:?} is not a name that a certificate can have", tls.server_name))?;
+        let mut roots = RootCertStore::empty();
+        for authority in &tls.authorities {
+            roots
+                .add(CertificateDer::from(authority.clone()))
+                .map_err(|error| format!("a certificate authority cannot be used: {error}"))?;
+        }
+        if roots.is_empty() {
+            return Err("there is no certificate authority to trust".to_owned());
+        }
+        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .expect("aws-lc-rs has cipher suites of both versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = match backend.protocol {
+            BackendProtocol::Http1 => vec![b"http/1.1".to_vec()],
+            BackendProtocol::Http2 => vec![b"h2".to_vec()],
+        };
+        config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
+        Ok(Some(UpstreamTls { config: Arc::new(config), server_name }))
+    }
+}
+
+/// Sessions kept for resumption with one backend on one shard; they are kept by server name, of which there is one.
+const RESUMED_SESSIONS: usize = 8;
+
+/// Certificates of one listener.
+#[derive(Debug)]
+struct Certificates {
+    exact: HashMap<Box<str>, SameName>,
+    /// By the part behind `*.`; a wildcard stands for one label (RFC 9525 section 6.3).
+    wildcard: HashMap<Box<str>, SameName>,
+    first: SameName,
+}
+
+/// Certificates for the same name, e.g. one with an RSA key and one with an ECDSA key, in the listener's order.
+type SameName = SmallVec<[Arc<CertifiedKey>; 1]>;
+
+impl Certificates {
+    fn new(certificates: &[UsableCertificate]) -> Option<Self> {
+        let first = certificates.first()?;
+        let same_names = |other: &&UsableCertificate| other.names == first.names;
+        let mut all = Self {
+            exact: HashMap::default(),
+            wildcard: HashMap::default(),
+            first: certificates.iter().filter(same_names).map(|other| other.key.clone()).collect(),
+        };
+        for certificate in certificates {
+            for name in &certificate.names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(suffix) => (&mut all.wildcard, suffix),
+                    None => (&mut all.exact, name.as_str()),
+                };
+                map.entry(name.into()).or_default().push(certificate.key.clone());
+            }
+        }
+        Some(all)
+    }
+
+    fn find(&self, name: Option<&str>) -> &SameName {
+        name.and_then(|name| {
+            let lower;
+            let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                lower = name.to_ascii_lowercase();
+                &lower
+            } else {
+                name
+            };
+            let wildcard = || self.wildcard.get(name.split_once('.')?.1);
+            self.exact.get(name).or_else(wildcard)
+        })
+        .unwrap_or(&self.first)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let candidates = self.find(hello.server_name());
+        let is_understood = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
+        candidates.iter().find(is_understood).or_else(|| candidates.first()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests;

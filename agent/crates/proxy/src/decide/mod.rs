@@ -1,0 +1,300 @@
+//! The decision on a request: made once, from its head, before a byte goes upstream.
+//!
+//! The steps stand in the order that the project documents: listener, rule, CORS, then (by later policies) authentication
+//! and the like, redirect or rewrite and mirror, then the balance between backends. The endpoint is picked when the attempt
+//! is made, so that a retry takes another. Nothing here does I/O, waits, or knows a codec.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use smallvec::SmallVec;
+use tidegate_model::Timeouts;
+
+use crate::{
+    balance::{BackendState, Prng},
+    filters::{
+        Filters,
+        cors::{Cors, Fields, Grant},
+        redirect::{Asked, Redirect},
+    },
+    http::head::{RequestHead, ResponseHead},
+    stats::RuleStats,
+    tables::{CompiledRule, Frontend, ListenerState, NormalPath, Tables, Target, normal_path},
+};
+
+/// What of a connection a decision depends on.
+#[derive(Clone, Debug)]
+pub struct ConnectionFacts {
+    /// Address and port that the client connected to.
+    pub local: SocketAddr,
+    /// Address and port of the client.
+    pub peer: SocketAddr,
+    /// Whether it is TLS.
+    pub is_tls: bool,
+    /// Name that the client sent in its TLS handshake.
+    pub sni: Option<Arc<str>>,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Decision {
+    /// It goes to a backend.
+    Forward(Plan),
+    /// It is answered here.
+    Respond(LocalResponse),
+}
+
+/// An answer that no backend gives.
+#[derive(Debug)]
+pub struct LocalResponse {
+    /// Status.
+    pub status: u16,
+    /// Fields beside those that frame the message.
+    pub headers: Fields,
+    /// Why, as in the counters and the access log.
+    pub reason: &'static str,
+    /// What exactly, when the reason alone does not say it.
+    pub detail: Option<Arc<str>>,
+    /// Listener that took the request.
+    pub listener: Option<Rc<ListenerState>>,
+    /// Rule that took the request.
+    pub rule: Option<Rc<CompiledRule>>,
+    /// Where the request is counted when it has ended.
+    pub stats: Rc<RuleStats>,
+}
+
+/// How a request is forwarded.
+#[derive(Debug)]
+pub struct Plan {
+    /// Listener that took the request.
+    pub listener: Rc<ListenerState>,
+    /// Rule that took the request.
+    pub rule: Rc<CompiledRule>,
+    /// Backend that gets it.
+    pub backend: Rc<BackendState>,
+    /// Backends that get a copy.
+    pub mirrors: SmallVec<[Rc<BackendState>; 1]>,
+    /// Where the request is counted when it has ended.
+    pub stats: Rc<RuleStats>,
+    backend_index: usize,
+    /// Path to send, where it is not the one received: the rule's own, then with the backendRef's rewrite.
+    rule_path: Option<Box<str>>,
+    backend_path: Option<Box<str>>,
+    grant: Grant,
+}
+
+impl Plan {
+    /// Time limits of the request.
+    pub fn timeouts(&self) -> Timeouts {
+        self.rule.timeouts()
+    }
+
+    /// Applies the filters of rule and backendRef to what is sent to the backend. Once for a request, not for each attempt.
+    pub fn edit_request(&self, head: &mut RequestHead) {
+        let backend = self.backend_filters();
+        self.rule.filters.request.apply_request(head);
+        backend.request.apply_request(head);
+        if let Some(path) = self.backend_path.as_ref().or(self.rule_path.as_ref()) {
+            head.set_path(path);
+        }
+        if let Some(host) = backend.rewrite.host.as_ref().or(self.rule.filters.rewrite.host.as_ref()) {
+            head.set_host(host);
+        }
+    }
+
+    /// Applies the rule's filters to what is sent to a mirror, which a backendRef's filters are not for.
+    pub fn edit_mirrored(&self, head: &mut RequestHead) {
+        self.rule.filters.request.apply_request(head);
+        if let Some(path) = &self.rule_path {
+            head.set_path(path);
+        }
+        if let Some(host) = &self.rule.filters.rewrite.host {
+            head.set_host(host);
+        }
+    }
+
+    /// Applies the filters of backendRef and rule to the backend's response.
+    pub fn edit_response(&self, head: &mut ResponseHead) {
+        self.backend_filters().response.apply(&mut head.headers);
+        self.rule.filters.response.apply(&mut head.headers);
+        if let Some(cors) = self.cors() {
+            cors.edit_response(&self.grant, &mut head.headers);
+        }
+    }
+
+    /// Fields for an answer that the proxy itself gives in place of the backend.
+    pub fn local_fields(&self) -> Fields {
+        self.cors().map(|cors| cors.local_fields(&self.grant)).unwrap_or_default()
+    }
+
+    fn backend_filters(&self) -> &Filters {
+        &self.rule.backends[self.backend_index].filters
+    }
+
+    fn cors(&self) -> Option<&Cors> {
+        self.backend_filters().cors.as_ref().or(self.rule.filters.cors.as_ref())
+    }
+}
+
+/// Decides on a request. An answer of its own is counted by reason here; the request itself is counted by the caller, in
+/// `stats` of the outcome, when it has ended.
+pub fn decide(tables: &Tables, connection: &ConnectionFacts, head: &RequestHead, random: &mut Prng) -> Decision {
+    let decision = find_listener(tables, connection, head).and_then(|listener| {
+        let path = normal_path(head.path());
+        let found = listener.find_rule(&path.text, head, |found| Matched {
+            rule: found.candidate.rule.clone(),
+            stats: found.candidate.stats.clone(),
+            prefix_len: found.prefix_len,
+        });
+        match found {
+            Some(matched) => follow_rule(listener, matched, connection, head, &path, random),
+            None => {
+                let stats = listener.unmatched.clone();
+                Err(LocalResponse { listener: Some(listener), ..LocalResponse::new(404, "no_route", stats) })
+            }
+        }
+    });
+    match decision {
+        Ok(plan) => Decision::Forward(plan),
+        Err(response) => {
+            tables.stats.local_responses.increment(response.reason);
+            Decision::Respond(response)
+        }
+    }
+}
+
+impl LocalResponse {
+    fn new(status: u16, reason: &'static str, stats: Rc<RuleStats>) -> Self {
+        Self { status, headers: Fields::new(), reason, detail: None, listener: None, rule: None, stats }
+    }
+}
+
+/// What is kept of a match when the tables are let go.
+struct Matched {
+    rule: Rc<CompiledRule>,
+    stats: Rc<RuleStats>,
+    prefix_len: Option<usize>,
+}
+
+fn find_listener(
+    tables: &Tables,
+    connection: &ConnectionFacts,
+    head: &RequestHead,
+) -> Result<Rc<ListenerState>, LocalResponse> {
+    let refuse = |status, reason| LocalResponse::new(status, reason, tables.stats.unrouted.clone());
+    let frontend = tables.find_frontend(connection.local).ok_or_else(|| refuse(404, "no_listener"))?;
+    let listener = frontend.find_listener(connection.is_tls, head.host()).ok_or_else(|| refuse(404, "no_listener"))?;
+    if connection.is_tls && is_misdirected(frontend, listener, connection, head) {
+        return Err(refuse(421, "misdirected"));
+    }
+    Ok(listener.clone())
+}
+
+/// Whether the connection was made for another listener than the one that the request is for: browsers send requests for
+/// other names over a connection whose certificate fits (RFC 9113 section 9.1.1), past what that listener may ask of
+/// clients in its handshake.
+fn is_misdirected(
+    frontend: &Frontend,
+    listener: &Rc<ListenerState>,
+    connection: &ConnectionFacts,
+    head: &RequestHead,
+) -> bool {
+    let made_for = match connection.sni.as_deref() {
+        Some(name) if name == head.host() => return false,
+        Some(name) => frontend.find_listener(true, name),
+        None => frontend.find_listener_without_name(),
+    };
+    made_for.is_none_or(|made_for| !Rc::ptr_eq(made_for, listener))
+}
+
+fn follow_rule(
+    listener: Rc<ListenerState>,
+    matched: Matched,
+    connection: &ConnectionFacts,
+    head: &RequestHead,
+    path: &NormalPath<'_>,
+    random: &mut Prng,
+) -> Result<Plan, LocalResponse> {
+    let Matched { rule, stats, prefix_len } = matched;
+    let respond = |status, reason, detail: Option<Arc<str>>, headers| LocalResponse {
+        headers,
+        detail,
+        listener: Some(listener.clone()),
+        rule: Some(rule.clone()),
+        ..LocalResponse::new(status, reason, stats.clone())
+    };
+    let redirect = |redirect: &Redirect, mut headers: Fields| {
+        let local_ip;
+        let host = match head.host() {
+            // HTTP/1.0 without Host: the address is the only name known.
+            "" => {
+                local_ip = connection.local.ip().to_canonical().to_string();
+                &local_ip
+            }
+            host => host,
+        };
+        let asked = Asked {
+            is_tls: connection.is_tls,
+            listener_port: connection.local.port(),
+            host,
+            path: &path.text,
+            prefix_len,
+            query: head.query(),
+        };
+        headers.push(("location", redirect.location(asked)));
+        respond(redirect.status, "redirect", None, headers)
+    };
+
+    let filters = &rule.filters;
+    if let Some(problem) = &filters.broken {
+        return Err(respond(500, "invalid_filter", Some((**problem).into()), Fields::new()));
+    }
+    if let Some(cors) = &filters.cors
+        && Cors::is_preflight(head)
+    {
+        return Err(match cors.answer_preflight(head) {
+            Some(headers) => respond(200, "cors_preflight", None, headers),
+            None => respond(403, "cors_origin_denied", None, Fields::new()),
+        });
+    }
+    let grant_of = |cors: &Option<Cors>| cors.as_ref().map(|cors| cors.grant(head));
+    let mut grant = grant_of(&filters.cors).unwrap_or(Grant::Nothing);
+    let local_fields = || filters.cors.as_ref().map(|cors| cors.local_fields(&grant)).unwrap_or_default();
+    if let Some(to) = &filters.redirect {
+        return Err(redirect(to, local_fields()));
+    }
+
+    let Some(backend_index) = rule.choose_backend() else {
+        return Err(respond(500, "no_backend", None, local_fields()));
+    };
+    let chosen = &rule.backends[backend_index];
+    let backend = match &chosen.target {
+        Target::Backend(backend) => backend.clone(),
+        Target::Invalid(why) => return Err(respond(500, "invalid_backend", Some(why.clone()), local_fields())),
+    };
+    if let Some(problem) = &chosen.filters.broken {
+        return Err(respond(500, "invalid_filter", Some((**problem).into()), local_fields()));
+    }
+    if let Some(to) = &chosen.filters.redirect {
+        return Err(redirect(to, local_fields()));
+    }
+    if !backend.is_usable() {
+        return Err(respond(500, "invalid_backend_tls", None, local_fields()));
+    }
+    if !backend.has_endpoints() {
+        return Err(respond(503, "no_endpoints", None, local_fields()));
+    }
+    if let Some(own) = grant_of(&chosen.filters.cors) {
+        grant = own;
+    }
+    let mut mirrors = SmallVec::new();
+    filters.choose_mirrors(random, &mut mirrors);
+    chosen.filters.choose_mirrors(random, &mut mirrors);
+    let rewrite =
+        |filters: &Filters| filters.rewrite.path.as_ref().map(|edit| edit.apply(&path.text, prefix_len).into());
+    let resolved = || path.had_dot_segments.then(|| (&*path.text).into());
+    let (rule_path, backend_path) = (rewrite(filters).or_else(resolved), rewrite(&chosen.filters));
+    Ok(Plan { listener, rule, backend, mirrors, stats, backend_index, rule_path, backend_path, grant })
+}
+
+#[cfg(test)]
+mod tests;

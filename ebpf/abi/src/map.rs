@@ -291,3 +291,20 @@ plain!(
     u64,
     [u8; 16],
 );
+
+/// A verdict in one word, as the program `explain` returns it: bit 31 tells it from a program that did not run.
+#[inline(always)]
+pub const fn explained(domain: u32, reason: Reason) -> u32 {
+    1 << 31 | (domain & 0xffff) << 8 | reason as u32
+}
+
+/// Domain and reason of [`explained`].
+pub const fn from_explained(word: u32) -> Option<(u32, Reason)> {
+    if word >> 31 == 0 {
+        return None;
+    }
+    match Reason::from_number(word as u8) {
+        Some(reason) => Some((word >> 8 & 0xffff, reason)),
+        None => None,
+    }
+}

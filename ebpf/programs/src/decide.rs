@@ -1,0 +1,268 @@
+//! The verdict: one admission function for two hooks, and the guard's question.
+//!
+//! Fails closed for frontends (an address of a domain's own that is not understood is refused) and judges nothing else: what
+//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port.
+//! Must not know where tables or bytes live.
+
+use tidegate_abi::{Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, address::to_v4};
+
+use crate::packet::{Bytes, Kind, Link, Network, Transport, protocol};
+
+/// The tables that verdicts depend on. Look-ups return references, whose absence is a null pointer: see
+/// [`Transport`](crate::packet::Transport) on what the verifier makes of other options.
+pub trait Tables {
+    /// Owner of an address.
+    fn find_owner(&self, addr: &Address) -> Option<&AddressOwner>;
+    /// Domain of a frontend.
+    fn find_frontend(&self, key: &FrontendKey) -> Option<&u32>;
+    /// Whether a NIC belongs to a domain.
+    fn has_interface(&self, key: &InterfaceKey) -> bool;
+    /// Policy of a domain.
+    fn find_policy(&self, domain: u32) -> Option<&Policy>;
+    /// Whether a list of IPv4 sources holds an address.
+    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool;
+    /// Whether a list of IPv6 sources holds an address.
+    fn has_source_v6(&self, list: u32, addr: &Address) -> bool;
+    /// Whether a worker may dial an address.
+    fn has_dialled(&self, key: &DialledKey) -> bool;
+}
+
+/// A verdict with the domain that it was made for; domain 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Domain.
+    pub domain: u32,
+    /// Reason.
+    pub reason: Reason,
+}
+
+/// Where a packet or connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// NIC.
+    pub ifindex: u32,
+    /// VLAN id of the outer tag; 0 is untagged.
+    pub vlan: u16,
+    /// VLAN id of the inner tag; 0 is none.
+    pub inner_vlan: u16,
+}
+
+/// A judged packet: what a sample shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Source.
+    pub saddr: Address,
+    /// Destination.
+    pub daddr: Address,
+    /// Source port, or type of an ICMP message.
+    pub sport: u16,
+    /// Destination port, or code of an ICMP message.
+    pub dport: u16,
+    /// Outer VLAN id.
+    pub vlan: u16,
+    /// IP protocol; 0 when it could not be read.
+    pub protocol: u8,
+    /// Flags of the TCP header.
+    pub tcp_flags: u8,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Self::NOT_FRONTEND
+    }
+}
+
+impl Verdict {
+    /// Nobody's: passes untouched.
+    pub const NOT_FRONTEND: Self = Self { domain: 0, reason: Reason::NotFrontend };
+}
+
+/// Verdict on a frame (`admit`). `judged` comes in zeroed and is left so when the frame goes to no address of a domain or
+/// cannot be read that far.
+#[inline(always)]
+pub fn judge_packet(bytes: &impl Bytes, ifindex: u32, tables: &impl Tables, judged: &mut Judged) {
+    let Some(link) = Link::parse(bytes) else { return };
+    let Some(network) = Network::parse(bytes, &link) else { return };
+    let Some(&owner) = tables.find_owner(&network.daddr) else { return };
+    let transport = Transport::parse(bytes, &network);
+    judged.saddr = network.saddr;
+    judged.daddr = network.daddr;
+    judged.sport = transport.sport;
+    judged.dport = transport.dport;
+    judged.vlan = link.vlan;
+    judged.protocol = transport.protocol;
+    judged.tcp_flags = transport.tcp_flags;
+    let ingress = Ingress { ifindex, vlan: link.vlan, inner_vlan: link.inner_vlan };
+    judged.verdict = if transport.kind == Kind::Ports {
+        let destination = Destination { addr: &network.daddr, port: transport.dport, protocol: transport.protocol };
+        judge_port(tables, owner, &destination, &network.saddr, Some(&ingress))
+    } else if owner.flags & AddressOwner::EXCLUSIVE == 0 {
+        // The node's own address: without a port nothing says that this is for a frontend.
+        Verdict::NOT_FRONTEND
+    } else {
+        Verdict { domain: owner.domain, reason: judge_portless(tables, owner.domain, &network, transport, &ingress) }
+    };
+}
+
+/// Verdict on a new connection or datagram (`steer`). `ingress` is `None` when `admit` has judged its packet already.
+#[inline(always)]
+pub fn judge_connection(
+    tables: &impl Tables,
+    destination: &Destination<'_>,
+    saddr: &Address,
+    ingress: Option<&Ingress>,
+) -> Verdict {
+    match tables.find_owner(destination.addr) {
+        None => Verdict::NOT_FRONTEND,
+        Some(&owner) => judge_port(tables, owner, destination, saddr, ingress),
+    }
+}
+
+/// Verdict on an address that a worker dials (`guard`); `domain` is `None` when its cgroup is not known.
+#[inline(always)]
+pub fn judge_dial(
+    tables: &impl Tables,
+    domain: Option<&u32>,
+    destination: &Address,
+    port: u16,
+    protocol: u8,
+) -> Verdict {
+    let Some(&domain) = domain else { return Verdict { domain: 0, reason: Reason::DialDenied } };
+    let key = DialledKey { addr: *destination, domain, port, transport: protocol, pad: 0 };
+    Verdict { domain, reason: if tables.has_dialled(&key) { Reason::DialAllowed } else { Reason::DialDenied } }
+}
+
+/// Where a connection goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination<'a> {
+    /// Address.
+    pub addr: &'a Address,
+    /// Port.
+    pub port: u16,
+    /// IP protocol: TCP or UDP.
+    pub protocol: u8,
+}
+
+#[inline(always)]
+fn judge_port(
+    tables: &impl Tables,
+    owner: AddressOwner,
+    destination: &Destination<'_>,
+    saddr: &Address,
+    ingress: Option<&Ingress>,
+) -> Verdict {
+    let is_exclusive = owner.flags & AddressOwner::EXCLUSIVE != 0;
+    let key = FrontendKey { addr: *destination.addr, port: destination.port, transport: destination.protocol, pad: 0 };
+    let frontend = tables.find_frontend(&key);
+    let domain = match frontend {
+        _ if is_exclusive => owner.domain,
+        Some(&domain) => domain,
+        None => return Verdict::NOT_FRONTEND,
+    };
+    let refusal = match ingress {
+        Some(ingress) => find_refusal(tables, domain, saddr, ingress, true),
+        None => None,
+    };
+    let reason = match refusal {
+        Some(reason) => reason,
+        // A frontend of another domain at an exclusive address is a state that user space never writes: refused.
+        None if frontend.is_some_and(|&owner| owner == domain) => Reason::Admitted,
+        None => Reason::NoFrontend,
+    };
+    Verdict { domain, reason }
+}
+
+/// What has no port, at an address of a domain's own.
+#[inline(always)]
+fn judge_portless(
+    tables: &impl Tables,
+    domain: u32,
+    network: &Network,
+    transport: Transport,
+    ingress: &Ingress,
+) -> Reason {
+    let message = Message::of(&transport, network.hops);
+    if message == Message::Neighbour {
+        // Without an answer to neighbour solicitations nothing reaches the address; ARP, its counterpart, is not IP and
+        // passes as well.
+        return Reason::Admitted;
+    }
+    // An error comes from a router on the way, which no allow list of clients names; a deny list is meant for anybody.
+    if let Some(reason) = find_refusal(tables, domain, &network.saddr, ingress, message != Message::Error) {
+        return reason;
+    }
+    match transport.kind {
+        Kind::Malformed => Reason::Malformed,
+        // Judged by NIC and source; its datagram is only put together if the first fragment, which has the ports, was let in.
+        Kind::Fragment => Reason::Admitted,
+        Kind::Icmp if message == Message::Refused => Reason::IcmpDenied,
+        Kind::Icmp => Reason::Admitted,
+        Kind::Other | Kind::Ports => Reason::ProtocolDenied,
+    }
+}
+
+/// NIC and source: what every packet of a domain has to pass.
+#[inline(always)]
+fn find_refusal(
+    tables: &impl Tables,
+    domain: u32,
+    saddr: &Address,
+    ingress: &Ingress,
+    needs_allowed: bool,
+) -> Option<Reason> {
+    let key = InterfaceKey { ifindex: ingress.ifindex, domain, vlan: ingress.vlan, inner_vlan: ingress.inner_vlan };
+    if !tables.has_interface(&key) {
+        return Some(Reason::WrongInterface);
+    }
+    let Some(&policy) = tables.find_policy(domain) else { return Some(Reason::DomainUnknown) };
+    if policy.deny != 0 && has_source(tables, policy.deny, saddr) {
+        return Some(Reason::SourceDenied);
+    }
+    if needs_allowed && policy.allow != 0 && !has_source(tables, policy.allow, saddr) {
+        return Some(Reason::SourceNotAllowed);
+    }
+    None
+}
+
+#[inline(always)]
+fn has_source(tables: &impl Tables, list: u32, saddr: &Address) -> bool {
+    match to_v4(saddr) {
+        Some(v4) => tables.has_source_v4(list, v4),
+        None => tables.has_source_v6(list, saddr),
+    }
+}
+
+/// What an ICMP message is to a frontend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Message {
+    /// Echo.
+    Echo,
+    /// An error about a packet sent earlier; without them path MTU discovery fails (RFC 1191, RFC 8201).
+    Error,
+    /// Neighbour solicitation or advertisement (RFC 4861).
+    Neighbour,
+    /// Anything else, also what is no ICMP message.
+    Refused,
+}
+
+impl Message {
+    #[inline(always)]
+    fn of(transport: &Transport, hops: u8) -> Self {
+        if transport.kind != Kind::Icmp {
+            return Self::Refused;
+        }
+        match (transport.protocol, transport.sport) {
+            (protocol::ICMP, 0 | 8) | (protocol::ICMP_V6, 128 | 129) => Self::Echo,
+            // Unreachable (with fragmentation needed), time exceeded, parameter problem.
+            (protocol::ICMP, 3 | 11 | 12) => Self::Error,
+            // Unreachable, packet too big, time exceeded, parameter problem.
+            (protocol::ICMP_V6, 1..=4) => Self::Error,
+            // Hop limit 255 proves that no router forwarded it (RFC 4861 section 7.1).
+            (protocol::ICMP_V6, 135 | 136) if hops == 255 && transport.dport == 0 => Self::Neighbour,
+            _ => Self::Refused,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The maps, and the pure code's view of them.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockMap, lpm_trie::Key},
+    macros::btf_map,
+};
+use tidegate_abi::{
+    Address, AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState,
+    SourceV4, SourceV6,
+    map::{
+        LIST_BITS, MAX_ADDRESSES, MAX_ADMITTING, MAX_COUNTERS, MAX_DIALLED, MAX_DOMAINS, MAX_FRONTENDS, MAX_INTERFACES,
+        MAX_SOCKETS, MAX_SOURCES, MAX_WORKERS, SAMPLE_CLASSES, SAMPLES_BYTES,
+    },
+};
+use tidegate_programs::decide::Tables;
+
+/// Memory for what is there, not for what could be.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub(crate) static ADDRESSES: HashMap<Address, AddressOwner, { MAX_ADDRESSES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, u32, { MAX_FRONTENDS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static INTERFACES: HashMap<InterfaceKey, u32, { MAX_INTERFACES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static ADMITTING: HashMap<u32, u32, { MAX_ADMITTING as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static DOMAINS: HashMap<u32, Policy, { MAX_DOMAINS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static SOURCES_V4: LpmTrie<SourceV4, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static SOURCES_V6: LpmTrie<SourceV6, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SAMPLES: RingBuf<Sample, { SAMPLES_BYTES as usize }> = RingBuf::new();
+#[btf_map]
+pub(crate) static SAMPLE_BUDGETS: Array<SampleBudget, { SAMPLE_CLASSES as usize }> = Array::new();
+#[btf_map]
+pub(crate) static SAMPLE_STATES: PerCpuArray<SampleState, { SAMPLE_CLASSES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static SOCKETS: SockMap<{ MAX_SOCKETS as usize }> = SockMap::new();
+#[btf_map]
+pub(crate) static WORKERS: HashMap<u64, u32, { MAX_WORKERS as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static DIALLED: HashMap<DialledKey, u32, { MAX_DIALLED as usize }, SPARSE> = HashMap::new();
+
+/// The maps as the decision sees them.
+///
+/// A value found stays what it was for the whole run: user space waits a grace period between freeing an element whose
+/// value matters and reusing its memory.
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn find_owner(&self, addr: &Address) -> Option<&AddressOwner> {
+        // SAFETY: read only by this run, see `Maps`.
+        unsafe { ADDRESSES.get(addr) }
+    }
+
+    #[inline(always)]
+    fn find_frontend(&self, key: &FrontendKey) -> Option<&u32> {
+        // SAFETY: read only by this run, see `Maps`.
+        unsafe { FRONTENDS.get(key) }
+    }
+
+    #[inline(always)]
+    fn has_interface(&self, key: &InterfaceKey) -> bool {
+        INTERFACES.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn find_policy(&self, domain: u32) -> Option<&Policy> {
+        // SAFETY: read only by this run, see `Maps`.
+        unsafe { DOMAINS.get(domain) }
+    }
+
+    #[inline(always)]
+    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool {
+        SOURCES_V4.get(&Key::new(LIST_BITS + 32, SourceV4 { list, addr })).is_some()
+    }
+
+    #[inline(always)]
+    fn has_source_v6(&self, list: u32, addr: &Address) -> bool {
+        SOURCES_V6.get(&Key::new(LIST_BITS + 128, SourceV6 { list, addr: *addr })).is_some()
+    }
+
+    #[inline(always)]
+    fn has_dialled(&self, key: &DialledKey) -> bool {
+        DIALLED.get_ptr(key).is_some()
+    }
+}

@@ -1,0 +1,46 @@
+//! What the programs share: the license that the kernel asks for, the panic handler that the linker asks for, and the
+//! contract's types named for BTF.
+
+mod admit;
+mod explain;
+mod guard;
+mod maps;
+mod steer;
+mod verdict;
+
+use tidegate_abi::{
+    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState, SourceV4,
+    SourceV6,
+};
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// Nothing here panics: code that could would not pass the linker, as BPF has no unwinding. The handler is a formality.
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Holds every struct of the contract, so that its layout stands in the object's BTF and can be compared with user space's.
+#[repr(C)]
+pub struct AbiLayouts {
+    address_owner: AddressOwner,
+    frontend: FrontendKey,
+    interface: InterfaceKey,
+    policy: Policy,
+    source_v4: SourceV4,
+    source_v6: SourceV6,
+    dialled: DialledKey,
+    counter: Counter,
+    sample: Sample,
+    budget: SampleBudget,
+    state: SampleState,
+}
+
+/// Never called and never loaded: it keeps [`AbiLayouts`] in the object.
+#[unsafe(no_mangle)]
+pub extern "C" fn abi_layouts(layouts: &AbiLayouts) -> u32 {
+    layouts.policy.deny
+}

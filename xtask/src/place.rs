@@ -1,0 +1,48 @@
+//! Where things lie: the checkout, cargo's target folder, the cache outside of both.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+/// Root of the checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the root").to_path_buf()
+}
+
+/// Cargo's target folder of the main workspace.
+pub(crate) fn target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR").or_else(|| env::var_os("CARGO_BUILD_TARGET_DIR")) {
+        Some(dir) => std::path::absolute(dir).expect("CARGO_TARGET_DIR is not empty: cargo refuses that"),
+        None => root().join("target"),
+    }
+}
+
+/// The BPF object, where the build script of `tidegate-kernel` looks for it.
+pub(crate) fn bpf_object() -> PathBuf {
+    target().join("bpf/tidegate.o")
+}
+
+/// What survives `cargo clean` and a new checkout: tools, downloads.
+pub(crate) fn cache() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("TIDEGATE_CACHE") {
+        return std::path::absolute(dir).context("TIDEGATE_CACHE names no folder");
+    }
+    let base = match env::var_os("XDG_CACHE_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env::var_os("HOME").context("set TIDEGATE_CACHE: there is no HOME to cache below")?)
+            .join(".cache"),
+    };
+    Ok(base.join("tidegate"))
+}
+
+/// An executable by name: in `PATH`, or in the folders that only root's `PATH` has.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}

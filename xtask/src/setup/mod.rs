@@ -1,0 +1,81 @@
+//! `setup`: finds what building and testing need and installs what is missing. Doing nothing takes no second.
+//!
+//! Packages come from apt-get, tools from crates.io into the cache (see [`place::cache`]); nothing else of the machine is
+//! changed, no service is started. Other verbs call [`ensure`] for what they need themselves.
+
+mod compiler;
+mod packages;
+mod tools;
+
+use anyhow::Result;
+
+use crate::run;
+
+pub(crate) use compiler::{Compiler, Core, TARGET};
+pub(crate) use tools::{cargo_deny, kopium};
+
+/// What `setup` takes from the command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also install the peers that the host tests and the benchmark compare with (nginx, wrk, h2load).
+    #[arg(long)]
+    peers: bool,
+}
+
+/// What a verb is going to do, and so what it needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Compile user space.
+    Build,
+    /// Make network namespaces and set up their interfaces.
+    Network,
+    /// Bring files from the network.
+    Download,
+    /// Compile libFuzzer.
+    Fuzz,
+    /// Run the programs that tests and the benchmark use as peers.
+    Peers,
+}
+
+/// Installs everything that `build`, `test` and `demo` need.
+///
+/// # Errors
+/// Something cannot be installed; the error says what to do by hand.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut needs = vec![Need::Build, Need::Network];
+    needs.extend(args.peers.then_some(Need::Peers));
+    ensure(&needs)?;
+    let tools = bpf()?;
+    run::note(&format!("BPF compiler: {}", tools.compiler));
+    run::note(&format!("BPF linker:   {}", tools.linker.display()));
+    Ok(())
+}
+
+/// Installs the packages that are missing for something.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    packages::ensure(&packages::of_needs(needs))
+}
+
+/// A compiler and a linker for BPF programs that read the same LLVM's bitcode.
+pub(crate) struct BpfTools {
+    /// The compiler.
+    pub(crate) compiler: Compiler,
+    /// The linker's executable.
+    pub(crate) linker: std::path::PathBuf,
+}
+
+/// Finds the BPF tool chain, and installs it where it is missing.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn bpf() -> Result<BpfTools> {
+    let compiler = match Compiler::find() {
+        Some(compiler) => compiler,
+        None => compiler::install()?,
+    };
+    let linker = tools::bpf_linker(&compiler)?;
+    Ok(BpfTools { compiler, linker })
+}

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 pub mod names {
     /// Verdicts of the kernel by `domain`, `hook` and `reason`.
     pub const VERDICTS: &str = "tidegate_verdicts_total";
+    /// Requests by `domain`, `gateway`, `route` and `status` (class).
+    pub const REQUESTS: &str = "tidegate_requests_total";
 }
 
 /// One sample of a scrape.

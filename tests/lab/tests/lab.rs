@@ -10,8 +10,8 @@ use tidegate_lab::{
 
 /// From the gateway, since no agent is there to let others through.
 fn backend(lab: &Lab, address: &str) -> (Backend, SocketAddr) {
-    let addr: SocketAddr = address.parse().unwrap();
-    (Backend::start(&lab.backends, "one", addr).unwrap(), addr)
+    let addr: SocketAddr = address.parse().expect("an address");
+    (Backend::start(&lab.backends, "one", addr).expect("the address is free"), addr)
 }
 
 #[test]

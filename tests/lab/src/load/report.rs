@@ -41,7 +41,7 @@ impl LoadReport {
     }
 
     /// Adds another report.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         for (status, count) in &other.statuses {
             *self.statuses.entry(*status).or_default() += count;
         }

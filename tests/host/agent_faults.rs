@@ -1,0 +1,84 @@
+//! The agent dies: workers serve on, the kernel goes on judging, the next agent takes everything over.
+
+use nix::sys::signal::Signal;
+use tidegate_lab::{Agent, Failure, Lab, Load, LoadPlan, Request, Session, lab::DENIED, process::signal, wait_until};
+
+use crate::world::{CONSOLE, SHOP, SOON, World, get, knock, private, public, wait_status, wait_verdicts};
+
+#[test]
+fn a_killed_agent_costs_no_request_and_no_connection() {
+    let lab = Lab::create().unwrap();
+    let world = World::build(&lab);
+    let mut agent = Agent::start(&lab).unwrap();
+    let workers = ["public", "private"].map(|domain| agent.worker_pid(domain).unwrap());
+    let mut load = Load::start(&lab.internet, &LoadPlan::new(world.https(), Request::get(SHOP, "/")));
+    let mut fresh = Load::start(
+        &lab.internet,
+        &LoadPlan::new(public(), Request::get(SHOP, "/")).with_new_connections().at_rate(100),
+    );
+    let mut session = lab.datacentre.run(async { Session::connect(&private()).await }).unwrap();
+    for round in 0..3 {
+        let (seen, opened) = (load.total().ok(), fresh.total().ok());
+        wait_until("load", SOON, || (load.total().ok() > seen + 50 && fresh.total().ok() > opened + 20).then_some(()))
+            .unwrap();
+        let old = agent.agent_pid().unwrap();
+        assert!(signal(old, Signal::SIGKILL));
+        assert_eq!(knock(&lab.internet, &public().from(DENIED)), Err(Failure::Silent), "the kernel stopped judging");
+        wait_until("the next agent", SOON, || agent.agent_pid().filter(|pid| *pid != old)).unwrap();
+        agent.wait_ready().unwrap();
+        // The next agent owns maps and workers: a change goes through it.
+        lab.write("round.yaml", &round_objects(round)).unwrap();
+        wait_status(&lab.internet, &public(), &format!("round-{round}.example.com"), "/", 200);
+    }
+    assert_eq!(["public", "private"].map(|domain| agent.worker_pid(domain).unwrap()), workers, "workers were replaced");
+    let (reply, _session) = lab.datacentre.run(async move {
+        let reply = session.send(Request::get(CONSOLE, "/")).await;
+        (reply, session)
+    });
+    assert_eq!(reply.unwrap().status, 200, "a connection from before the first kill");
+    for report in [load.stop().unwrap(), fresh.stop().unwrap()] {
+        assert_eq!(report.errors(), 0, "{report}");
+    }
+}
+
+fn round_objects(round: u32) -> String {
+    let host = format!("round-{round}.example.com");
+    tidegate_lab::objects::route("shop", "round", "gw/public", &[&host], &[&tidegate_lab::objects::to_service("shop")])
+}
+
+#[test]
+fn what_changed_while_no_agent_was_there_is_applied_by_the_next() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let mut agent = Agent::start(&lab).unwrap();
+    let init = agent.init_pid();
+    let old = agent.agent_pid().unwrap();
+    // Init must not restart it before the files have changed.
+    signal(init, Signal::SIGSTOP);
+    signal(old, Signal::SIGKILL);
+    lab.delete("console.yaml").unwrap();
+    lab.edit("shop.yaml", SHOP, "moved.example.com").unwrap();
+    lab.edit("domains.yaml", "192.0.2.0/24", "198.51.100.10/32").unwrap();
+    assert_eq!(get(&lab.internet, &public(), SHOP, "/").unwrap().status, 200, "workers serve on");
+    signal(init, Signal::SIGCONT);
+    wait_until("the next agent", SOON, || agent.agent_pid().filter(|pid| *pid != old)).unwrap();
+    agent.wait_ready().unwrap();
+    wait_status(&lab.internet, &public().from(DENIED), "moved.example.com", "/", 200);
+    wait_status(&lab.datacentre, &private(), CONSOLE, "/", 404);
+    let before = agent.verdicts("public", "source_denied").unwrap();
+    assert_eq!(knock(&lab.internet, &public()), Err(Failure::Silent));
+    wait_verdicts(&agent, "public", "source_denied", before);
+}
+
+#[test]
+fn a_stopped_agent_leaves_no_process_and_can_be_started_again() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let agent = Agent::start(&lab).unwrap();
+    assert_eq!(get(&lab.internet, &public(), SHOP, "/").unwrap().status, 200);
+    assert!(agent.stop().unwrap().success());
+    assert!(lab.gateway.pids().is_empty(), "processes stayed");
+    let again = Agent::start(&lab).unwrap();
+    assert_eq!(get(&lab.internet, &public(), SHOP, "/").unwrap().status, 200);
+    drop(again);
+}

@@ -120,7 +120,8 @@ mod tests {
         let query = QueryMatch { name: "v".into(), value: ValueMatch::Regex("[0-9]+".into()) };
         let source = Match { method: Some("PUT".into()), query: vec![query], ..source() };
         let conditions = Conditions::compile(&source).unwrap().unwrap();
-        let mut head = RequestHead { method: Method::PUT, ..RequestHead::default() };
+        let mut head = RequestHead::default();
+        head.method = Method::PUT;
         head.fill_target("/?v=12");
         assert!(conditions.is_match(&head));
         head.fill_target("/?v=12x");

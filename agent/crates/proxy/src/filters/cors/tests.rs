@@ -20,7 +20,8 @@ fn wildcard(scheme: &str, suffix: &str) -> CorsOrigin {
 }
 
 fn request(method: http::Method, fields: &[(&str, &str)]) -> RequestHead {
-    let mut head = RequestHead { method, ..RequestHead::default() };
+    let mut head = RequestHead::default();
+    head.method = method;
     for (name, value) in fields {
         head.headers.append(name, value);
     }

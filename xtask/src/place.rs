@@ -20,6 +20,11 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// Cargo's target folder of another workspace of the checkout, built for the host.
+pub(crate) fn target_of(workspace: &str) -> PathBuf {
+    target().join("workspaces").join(workspace)
+}
+
 /// The BPF object, where the build script of `tidegate-kernel` looks for it.
 pub(crate) fn bpf_object() -> PathBuf {
     target().join("bpf/tidegate.o")

@@ -12,15 +12,17 @@ use serde_json::Value;
 
 use crate::{place, run};
 
-/// What each crate of the workspace may depend on directly, of the workspace's crates. One that is missing is an error.
+/// What each crate may depend on directly, of the project's own crates. One that is missing here is an error.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("tidegate-abi", &[]),
+    ("tidegate-programs", &["tidegate-abi"]),
     ("tidegate-model", &[]),
     ("tidegate-gateway-api", &["tidegate-model"]),
     ("tidegate-kernel", &["tidegate-abi", "tidegate-model"]),
     ("tidegate-proxy", &["tidegate-model"]),
     ("tidegate", &["tidegate-model", "tidegate-gateway-api", "tidegate-kernel", "tidegate-proxy"]),
     ("tidegate-lab", &[]),
+    ("tidegate-fuzz", &["tidegate-gateway-api", "tidegate-model", "tidegate-programs", "tidegate-proxy", "tidegate"]),
     ("tidegate-tests", &["tidegate-abi", "tidegate-kernel", "tidegate-lab", "tidegate-model"]),
     ("xtask", &["tidegate-abi", "tidegate-lab"]),
 ];
@@ -32,12 +34,14 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("kube", &["tidegate-gateway-api", "tidegate"]),
 ];
 
-/// Cargo's own description of the workspace.
-pub(super) fn metadata() -> Result<Value> {
-    let text = run::read(
-        Command::new("cargo").args(["metadata", "--format-version=1", "--locked"]).current_dir(place::root()),
-    )?;
-    serde_json::from_str(&text).context("cargo metadata printed no JSON")
+/// Workspaces of the project, as folders below its root.
+pub(super) const WORKSPACES: [&str; 3] = ["", "ebpf/programs", "tests/fuzz"];
+
+/// Cargo's own description of a workspace.
+pub(super) fn metadata(workspace: &str) -> Result<Value> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--format-version=1", "--locked"]).current_dir(place::root().join(workspace));
+    serde_json::from_str(&run::read(&mut command)?).context("cargo metadata printed no JSON")
 }
 
 /// Who depends on whom is what DESIGN and ARCHITECTURE.md say.
@@ -45,33 +49,39 @@ pub(super) fn metadata() -> Result<Value> {
 /// # Errors
 /// Names every dependency that breaks the rule.
 pub(super) fn one_way() -> Result<()> {
-    let graph = Graph::of(&metadata()?)?;
-    let mut wrong = Vec::new();
-    for member in &graph.members {
-        let Some((_, may_use)) = MAY_USE.iter().find(|(name, _)| name == member) else {
-            wrong.push(format!("{member} stands in no rule: add it to {}", file!()));
-            continue;
-        };
-        for used in graph.direct(member).filter(|used| graph.members.contains(*used)) {
-            if !may_use.contains(&used) {
-                wrong.push(format!("{member} must not depend on {used}"));
-            }
-        }
-        for (other, users) in ONLY_IN {
-            if !users.contains(&&**member) && graph.reaches(member, other) {
-                wrong.push(format!("{member} must not have {other} below it (`cargo tree -p {member} -i {other}`)"));
-            }
-        }
+    let mut wrong = BTreeSet::new();
+    for workspace in WORKSPACES {
+        judge(&Graph::of(&metadata(workspace)?)?, &mut wrong);
     }
     if !wrong.is_empty() {
-        bail!("{}", wrong.join("\n"));
+        bail!("{}", Vec::from_iter(wrong).join("\n"));
     }
     Ok(())
 }
 
+fn judge(graph: &Graph, wrong: &mut BTreeSet<String>) {
+    for member in &graph.own {
+        let Some((_, may_use)) = MAY_USE.iter().find(|(name, _)| name == member) else {
+            wrong.insert(format!("{member} stands in no rule: add it to {}", file!()));
+            continue;
+        };
+        for used in graph.direct(member).filter(|used| graph.own.contains(*used)) {
+            if !may_use.contains(&used) {
+                wrong.insert(format!("{member} must not depend on {used}"));
+            }
+        }
+        for (other, users) in ONLY_IN {
+            if !users.contains(&&**member) && graph.reaches(member, other) {
+                wrong.insert(format!("{member} must not have {other} below it (`cargo tree -p {member} -i {other}`)"));
+            }
+        }
+    }
+}
+
 /// Which package depends on which, by name; versions do not matter here.
 struct Graph {
-    members: BTreeSet<String>,
+    /// Packages that are of this project: they come from no registry.
+    own: BTreeSet<String>,
     uses: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -88,8 +98,12 @@ impl Graph {
             let user = name(&node["id"]).context("a node of the graph is no package")?;
             uses.entry(user).or_default().extend(list(&node["deps"]).iter().filter_map(|dep| name(&dep["pkg"])));
         }
-        let members = list(&metadata["workspace_members"]).iter().filter_map(name).collect();
-        Ok(Self { members, uses })
+        let own = list(&metadata["packages"])
+            .iter()
+            .filter(|package| package["source"].is_null())
+            .filter_map(|package| name(&package["id"]))
+            .collect();
+        Ok(Self { own, uses })
     }
 
     fn direct(&self, package: &str) -> impl Iterator<Item = &str> {
@@ -120,8 +134,11 @@ mod tests {
     #[test]
     fn a_graph_reaches_over_several_packages_and_not_backwards() {
         let graph = Graph::of(&json!({
-            "packages": [{"id": "1", "name": "a"}, {"id": "2", "name": "b"}, {"id": "3", "name": "c"}],
-            "workspace_members": ["1"],
+            "packages": [
+                {"id": "1", "name": "a", "source": null},
+                {"id": "2", "name": "b", "source": "registry"},
+                {"id": "3", "name": "c", "source": "registry"},
+            ],
             "resolve": {"nodes": [
                 {"id": "1", "deps": [{"pkg": "2"}]}, {"id": "2", "deps": [{"pkg": "3"}]}, {"id": "3", "deps": []},
             ]},
@@ -129,6 +146,6 @@ mod tests {
         .unwrap();
         assert!(graph.reaches("a", "c"));
         assert!(!graph.reaches("c", "a"));
-        assert_eq!(graph.members, BTreeSet::from(["a".to_owned()]));
+        assert_eq!(graph.own, BTreeSet::from(["a".to_owned()]));
     }
 }

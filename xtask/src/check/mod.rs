@@ -44,7 +44,7 @@ const JUDGES: [(&str, Judge); 6] = [
 /// # Errors
 /// One of them failed; each has been shown.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Need::Build])?;
+    setup::ensure(&[Need::Build, Need::Fuzz])?;
     let mut failed = Vec::new();
     let mut note = |title: &'static str, outcome: Result<()>| {
         if let Err(error) = outcome {
@@ -52,18 +52,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             failed.push(title);
         }
     };
-    note("format", cargo("format", &["fmt", "--all", "--check"], &[]));
+    for workspace in crates::WORKSPACES {
+        // --all follows path dependencies, which are another workspace's to judge.
+        let scope: &[&str] = if workspace.is_empty() { &["--all"] } else { &[] };
+        let format = [&["fmt", "--check"], scope, &["--", "--color=never"]].concat();
+        note("format", cargo("format", workspace, &format, &[]));
+    }
     for (title, judge) in JUDGES {
         note(title, run::judge(title, judge));
     }
     note("BPF programs", ebpf::build(false).map(drop));
     note("layouts", run::judge("the BPF object has the contract's layouts", abi::compare));
-    note(
-        "lints",
-        cargo("lint", &["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"], &[]),
-    );
+    for workspace in crates::WORKSPACES {
+        let lint = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        note("lints", cargo("lint", workspace, &lint, &[]));
+    }
     let docs = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
-    note("docs", cargo("document", &docs, &[("RUSTDOCFLAGS", "--deny warnings")]));
+    note("docs", cargo("document", "", &docs, &[("RUSTDOCFLAGS", "--deny warnings")]));
     note("dependencies", licences::cargo_deny(args.deny));
     if !failed.is_empty() {
         bail!("{} of the checks failed: {}", failed.len(), failed.join(", "));
@@ -71,8 +76,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn cargo(title: &str, args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
+/// Runs cargo in a workspace; each has its own folder of results, or they would be rebuilt for each other.
+fn cargo(title: &str, workspace: &str, args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(args).envs(envs.iter().copied()).current_dir(place::root());
-    run::step(title, &mut command)
+    command.args(args).envs(envs.iter().copied()).current_dir(place::root().join(workspace));
+    if workspace.is_empty() {
+        return run::step(title, &mut command);
+    }
+    command.env("CARGO_TARGET_DIR", place::target_of(workspace));
+    run::step(&format!("{title} {workspace}"), &mut command)
 }

@@ -13,6 +13,9 @@ use crate::{
     setup::{self, Need},
 };
 
+/// The workspace of the targets.
+const FOLDER: &str = "tests/fuzz";
+
 /// How long each target runs unless told, in seconds: finds what a change broke in a well-covered parser, and fits CI.
 pub(super) const SECONDS: u32 = 20;
 
@@ -39,19 +42,20 @@ const INPUT_SECONDS: u32 = 10;
 /// They do not build, or there is no target to run.
 pub(super) fn run(only: Option<&str>, seconds: u32) -> Result<Tally> {
     setup::ensure(&[Need::Build, Need::Fuzz])?;
-    let folder = place::root().join("tests/fuzz");
+    let folder = place::root().join(FOLDER);
     let targets = targets(&folder, only)?;
     // With a target named, cargo leaves build scripts and macros without instrumentation.
     let triple = host_triple()?;
-    let target_dir = place::target().join("fuzz");
+    let target_dir = place::target_of(FOLDER).join("instrumented");
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--locked", "--release", "--target", &triple]).current_dir(&folder);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f")).env("CARGO_TARGET_DIR", &target_dir);
     run::step("build the fuzz targets", &mut cargo)?;
+    let results = place::target().join("fuzz");
     let mut tally = Tally::default();
     for target in targets {
         let program = target_dir.join(&triple).join("release").join(&target);
-        let (found, crashes) = (target_dir.join("corpus").join(&target), target_dir.join("crashes"));
+        let (found, crashes) = (results.join("corpus").join(&target), results.join("crashes"));
         for folder in [&found, &crashes] {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }

@@ -6,7 +6,7 @@ mod fuzz;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -67,8 +67,19 @@ struct Tally {
     ignored: usize,
 }
 
-/// Package with the tests that need a machine.
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+/// Packages whose tests need root: the lab, which makes network namespaces, and what runs in it.
+const LAB: &str = "tidegate-lab";
 const TESTS: &str = "tidegate-tests";
+/// Workspace whose library half is pure and tested on the host.
+const PROGRAMS: &str = "ebpf/programs";
 
 /// Runs the levels and prints what came of each.
 ///
@@ -81,8 +92,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let begun = Instant::now();
         let outcome = match level {
             Level::Unit => unit(args),
-            Level::Packets => machine(args, "packets", &[Need::Network]),
-            Level::Host => machine(args, "host", &[Need::Network, Need::Peers]),
+            Level::Packets => packets(args),
+            Level::Host => host(args),
             Level::Fuzz => fuzz::run(args.only.as_deref(), args.fuzz_seconds),
         };
         rows.push((level, outcome, begun.elapsed()));
@@ -98,29 +109,47 @@ fn unit(args: &Args) -> Result<Tally> {
     setup::ensure(&[Need::Build])?;
     crate::ebpf::build(false)?;
     let mut command = Command::new("cargo");
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast", "--exclude", TESTS]);
-    cargo_test("test: unit", command, args)
+    command.args(["test", "--locked", "--workspace", "--no-fail-fast", "--exclude", TESTS, "--exclude", LAB]);
+    let mut tally = cargo_test("test: unit", command.current_dir(place::root()), args)?;
+    let mut command = Command::new("cargo");
+    command.args(["test", "--locked", "--lib"]).env("CARGO_TARGET_DIR", place::target_of(PROGRAMS));
+    tally.add(cargo_test("test: unit, BPF programs", command.current_dir(place::root().join(PROGRAMS)), args)?);
+    Ok(tally)
 }
 
-/// A level of the package that needs root and the agent's binary.
-fn machine(args: &Args, level: &str, needs: &[Need]) -> Result<Tally> {
-    setup::ensure(needs)?;
+fn packets(args: &Args) -> Result<Tally> {
+    let agent = prepare_machine("packets", &[Need::Network])?;
+    machine("test: packets", &["--package", TESTS, "--test", "packets"], &agent, args)
+}
+
+fn host(args: &Args) -> Result<Tally> {
+    let agent = prepare_machine("host", &[Need::Network, Need::Peers])?;
+    // What the host tests stand on comes first.
+    let mut tally = machine("test: host, the lab itself", &["--package", LAB], &agent, args)?;
+    tally.add(machine("test: host", &["--package", TESTS, "--test", "host"], &agent, args)?);
+    Ok(tally)
+}
+
+/// What the levels that need root need; returns the agent's binary.
+fn prepare_machine(level: &str, needs: &[Need]) -> Result<PathBuf> {
     if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("the level {level} loads BPF programs and makes network namespaces: run it as root");
     }
-    let agent = build::agent(Profile::Dev)?;
-    let mut command = Command::new("cargo");
-    command
-        .args(["test", "--locked", "--package", TESTS, "--test", level, "--no-fail-fast"])
-        .env("TIDEGATE_BIN", agent);
-    cargo_test(&format!("test: {level}"), command, args)
+    setup::ensure(needs)?;
+    build::agent(Profile::Dev)
 }
 
-fn cargo_test(title: &str, mut command: Command, args: &Args) -> Result<Tally> {
+fn machine(title: &str, what: &[&str], agent: &Path, args: &Args) -> Result<Tally> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--locked", "--no-fail-fast"]).args(what).env("TIDEGATE_BIN", agent);
+    cargo_test(title, command.current_dir(place::root()), args)
+}
+
+fn cargo_test(title: &str, command: &mut Command, args: &Args) -> Result<Tally> {
     if let Some(only) = &args.only {
         command.args(["--", only]);
     }
-    let attempt = run::attempt(title, command.current_dir(place::root()))?;
+    let attempt = run::attempt(title, command)?;
     let mut tally = tally(&attempt.log)?;
     if let Some(failure) = attempt.failure {
         eprintln!("\n{failure}\n");

@@ -3,8 +3,10 @@
 //! One file a verb. A verb is one line in [`Verb`] and one in [`main`]; it knows how to run commands ([`run`]) and where
 //! things lie ([`place`]), never how another verb does its work: what two of them need is a function of the verb that owns it.
 
+mod bench;
 mod build;
 mod check;
+mod demo;
 mod ebpf;
 mod place;
 mod run;
@@ -33,10 +35,14 @@ enum Verb {
     Ebpf(ebpf::Args),
     /// Build the BPF programs and the agent.
     Build(build::Args),
+    /// Show the main job: two domains, admission, a canary, faults (root).
+    Demo(demo::Args),
     /// Check everything that needs no running agent: format, lints, docs, licences, sizes, layouts, crate walls.
     Check(check::Args),
     /// Run the tests, all levels or those named.
     Test(test::Args),
+    /// Measure: proxy, routes, kernel, change, memory (root).
+    Bench(bench::Args),
     /// Generate the Gateway API types from their CRDs again.
     Types(types::Args),
 }
@@ -46,8 +52,10 @@ fn main() -> ExitCode {
         Verb::Setup(args) => setup::run(&args),
         Verb::Ebpf(args) => ebpf::run(&args),
         Verb::Build(args) => build::run(&args),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Types(args) => types::run(&args),
     };
     match outcome {

@@ -32,18 +32,18 @@ pub fn run(command: &mut Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Path of a program of this workspace: `TIDEGATE_BIN_DIR`, else the folder that the running program was built into.
+/// Path of a program of this workspace: `TIDEGATE_BIN` for the agent, else in the folder that the running program was
+/// built into.
 ///
 /// # Errors
 /// Names what to build when it is not there.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let mut places = Vec::new();
-    if let Some(folder) = std::env::var_os("TIDEGATE_BIN_DIR") {
-        places.push(PathBuf::from(folder));
+    if let Some(agent) = std::env::var_os("TIDEGATE_BIN").filter(|_| name == "tidegate") {
+        return Ok(agent.into());
     }
     let own = std::env::current_exe()?;
     // target/debug/tidegate-lab, or target/debug/deps/host-0123 for a test.
-    places.extend(own.ancestors().skip(1).take(2).map(Path::to_path_buf));
+    let places: Vec<&Path> = own.ancestors().skip(1).take(2).collect();
     places
         .iter()
         .map(|folder| folder.join(name))

@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tidegate-proxy", &["tidegate-model"]),
     ("tidegate", &["tidegate-model", "tidegate-gateway-api", "tidegate-kernel", "tidegate-proxy"]),
     ("tidegate-lab", &[]),
+    ("tidegate-bench", &["tidegate-lab"]),
     ("tidegate-fuzz", &["tidegate-gateway-api", "tidegate-model", "tidegate-programs", "tidegate-proxy", "tidegate"]),
     ("tidegate-tests", &["tidegate-abi", "tidegate-kernel", "tidegate-lab", "tidegate-model"]),
     ("xtask", &["tidegate-abi", "tidegate-lab"]),

@@ -1,0 +1,73 @@
+//! `tidegate-bench`: measures the built programs in the lab and writes what was measured, with its method.
+//!
+//! Numbers of a shared machine are ratios within one run, never a promise in units; see `bench/README.md`.
+
+mod change;
+mod kernel;
+mod load;
+mod memory;
+mod nginx;
+mod proxy;
+mod report;
+mod rounds;
+mod routes;
+mod scene;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Measurements of Tidegate.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// What to measure.
+    #[arg(value_enum, required = true)]
+    what: Vec<What>,
+    /// Folder that results are written to
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+    #[command(flatten)]
+    effort: Effort,
+}
+
+/// How much is done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Effort {
+    /// Rounds of each comparison; in each, every side runs twice (A B B A)
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Seconds of load for each side in a round
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// CPU, system calls and context switches for each request, beside nginx
+    Proxy,
+    /// The last of 10,000 routes against the only one
+    Routes,
+    /// Nanoseconds of `admit` for each packet
+    Kernel,
+    /// From a changed file to a served request, and failed requests meanwhile
+    Change,
+    /// Memory idle, by routes, by connections
+    Memory,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    for what in &arguments.what {
+        let report = match what {
+            What::Proxy => proxy::measure(arguments.effort)?,
+            What::Routes => routes::measure(arguments.effort)?,
+            What::Kernel => kernel::measure(arguments.effort)?,
+            What::Change => change::measure()?,
+            What::Memory => memory::measure()?,
+        };
+        println!("{}", report.to_markdown());
+        report.write(&arguments.results)?;
+    }
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 mod naive;
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use http::Method;
 use proptest::prelude::*;
@@ -19,7 +19,8 @@ const FRONTEND: FrontendKey =
     FrontendKey { addr: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port: 80, transport: Transport::Tcp };
 
 fn tables() -> Tables {
-    Tables::new(TlsContext::new().unwrap())
+    static TLS: LazyLock<TlsContext> = LazyLock::new(|| TlsContext::new().unwrap());
+    Tables::new(TLS.clone())
 }
 
 pub(crate) fn listener_key(index: usize) -> ListenerKey {
@@ -96,9 +97,9 @@ fn hostname() -> impl Strategy<Value = Hostname> {
 
 fn path() -> impl Strategy<Value = PathMatch> {
     prop_oneof![
-        "(/[ab]{0,2}){1,3}".prop_map(|path| PathMatch::Exact(path.into())),
-        "(/[ab]{1,2}){0,3}".prop_map(|path| PathMatch::Prefix(if path.is_empty() { "/".into() } else { path.into() })),
-        prop::sample::select(vec!["/a+", "/[ab]/.*", "/b|/a/b", ".*b", "("])
+        2 => "(/a|/b|/){1,3}".prop_map(|path| PathMatch::Exact(path.into())),
+        4 => "(/a|/b){0,3}".prop_map(|path| PathMatch::Prefix(if path.is_empty() { "/".into() } else { path.into() })),
+        1 => prop::sample::select(vec!["/a+", "/[ab]/.*", "/b|/a/b", ".*b", "("])
             .prop_map(|path| PathMatch::Regex(path.into())),
     ]
 }
@@ -107,10 +108,17 @@ fn value() -> impl Strategy<Value = ValueMatch> {
     prop_oneof!["[12]".prop_map(|text| ValueMatch::Exact(text.into())), Just(ValueMatch::Regex("1+".into())),]
 }
 
+/// Lists that are empty most of the time, so that rules meet often enough for their precedence to matter.
+fn rarely<T: std::fmt::Debug + Clone + 'static>(
+    item: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::vec(item, 1..3)]
+}
+
 fn one_match() -> impl Strategy<Value = Match> {
-    let method = prop::option::weighted(0.3, prop::sample::select(vec!["GET", "PUT"]));
-    let headers = prop::collection::vec(("x-[ab]", value()), 0..2);
-    let query = prop::collection::vec(("[qr]", value()), 0..2);
+    let method = prop::option::weighted(0.2, prop::sample::select(vec!["GET", "PUT"]));
+    let headers = rarely(("x-[ab]", value()));
+    let query = rarely(("[qr]", value()));
     (path(), method, headers, query).prop_map(|(path, method, headers, query)| Match {
         path,
         method: method.map(Into::into),
@@ -127,7 +135,8 @@ fn change() -> impl Strategy<Value = Change> {
             index,
         },
     );
-    let attachments = prop::collection::vec((0usize..4, prop::collection::vec(hostname(), 0..3)), 1..3);
+    let which = || prop_oneof![3 => Just(0), 1 => 1usize..4];
+    let attachments = prop::collection::vec((which(), rarely(hostname())), 1..3);
     let rule =
         (0i64..2, attachments, prop::collection::vec(one_match(), 1..3)).prop_map(|(created, attachments, matches)| {
             Rule {
@@ -143,15 +152,15 @@ fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         8 => (rule_key.clone(), rule).prop_map(|(key, rule)| put_rule(&key, rule)),
         3 => rule_key.prop_map(|key| Change::Remove(Key::Rule(key))),
-        4 => (0usize..4, listener).prop_map(|(index, listener)| put_listener(index, listener)),
-        1 => (0usize..4).prop_map(|index| Change::Remove(Key::Listener(listener_key(index)))),
+        2 => (1usize..4, listener).prop_map(|(index, listener)| put_listener(index, listener)),
+        1 => (1usize..4).prop_map(|index| Change::Remove(Key::Listener(listener_key(index)))),
     ]
 }
 
 fn any_request() -> impl Strategy<Value = RequestHead> {
     let headers = prop::collection::vec(("X-[AB]", "1{1,2}|2"), 0..3);
     let method = prop::sample::select(vec![Method::GET, Method::PUT, Method::POST]);
-    (method, "([ab]\\.){0,2}c|d", "(/[ab]{0,2}){1,4}(\\?([qr]=[12]&?){0,2})?", headers).prop_map(
+    (method, "([ab]\\.){0,2}c|d", "(/a|/b|/ab|/){1,4}(\\?([qr]=[12]&?){0,2})?", headers).prop_map(
         |(method, host, target, headers)| {
             let mut head = request(&host, &target);
             head.method = method;
@@ -163,13 +172,14 @@ fn any_request() -> impl Strategy<Value = RequestHead> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 400 } else { 20_000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 200 } else { 20_000 }))]
 
     #[test]
     fn any_history_routes_like_the_specification(
-        deltas in prop::collection::vec(prop::collection::vec(change(), 0..8), 1..6),
-        requests in prop::collection::vec(any_request(), 1..20),
+        deltas in prop::collection::vec(prop::collection::vec(change(), 0..10), 1..5),
+        requests in prop::collection::vec(any_request(), 10..30),
     ) {
+        let deltas = [vec![put_listener(0, listener(None))]].into_iter().chain(deltas);
         let mut changed = tables();
         let mut naive = Naive::default();
         for changes in deltas {

@@ -1,0 +1,318 @@
+//! Links: where the programs hang. Every link is pinned, so it outlives the agent.
+//!
+//! Names say what a link is: `xdp-<ifindex>-<native|generic>`, `steer`, `guard-<domain>-<cgroup id>-<program>`. A link whose
+//! interface, cgroup or namespace is gone runs nothing; its pin is removed when it is met.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use tidegate_abi::map::name;
+use tidegate_model::DomainId;
+
+use crate::{
+    Kernel, KernelError,
+    desired::AppliedReport,
+    interfaces::interface_name,
+    pins::{pin_error, remove_pin},
+    programs::ProgramName,
+    sys::{self, LinkInfo},
+    tables::map_error,
+};
+
+/// The namespace of the calling thread: tests give theirs to single threads.
+const NETNS: &str = "/proc/thread-self/ns/net";
+
+/// How `admit` is attached to a NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AttachMode {
+    /// In the driver, before the kernel has made anything of the frame.
+    Native,
+    /// In the stack, because the driver has no XDP: the same verdicts at a higher cost.
+    Generic,
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// What the name of a link's pin says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkName {
+    Xdp { ifindex: u32, mode: AttachMode },
+    Steer,
+    Guard { domain: u32, cgroup: u64, program: ProgramName },
+}
+
+impl LinkName {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "steer" {
+            return Some(Self::Steer);
+        }
+        if let Some(rest) = text.strip_prefix("xdp-") {
+            let (ifindex, mode) = rest.split_once('-')?;
+            let mode = [AttachMode::Native, AttachMode::Generic].into_iter().find(|each| each.to_string() == mode)?;
+            return Some(Self::Xdp { ifindex: ifindex.parse().ok()?, mode });
+        }
+        let mut parts = text.strip_prefix("guard-")?.splitn(3, '-');
+        let (domain, cgroup, program) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
+        let program = ProgramName::GUARDS.into_iter().find(|each| each.as_str() == program)?;
+        Some(Self::Guard { domain, cgroup, program })
+    }
+
+    fn program(self) -> ProgramName {
+        match self {
+            Self::Xdp { .. } => ProgramName::Admit,
+            Self::Steer => ProgramName::Steer,
+            Self::Guard { program, .. } => program,
+        }
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp { ifindex, mode } => write!(f, "xdp-{ifindex}-{mode}"),
+            Self::Steer => f.write_str("steer"),
+            Self::Guard { domain, cgroup, program } => write!(f, "guard-{domain}-{cgroup}-{}", program.as_str()),
+        }
+    }
+}
+
+impl Kernel {
+    /// Runs `admit` on a NIC, in the driver if it can, else generically. Does nothing where it runs already.
+    ///
+    /// # Errors
+    /// When the kernel refuses both ways, e.g. because another XDP program is there.
+    pub fn attach_interface(&mut self, ifindex: u32) -> Result<AttachMode, KernelError> {
+        if let Some(mode) = self.attached.get(&ifindex) {
+            return Ok(*mode);
+        }
+        let program = self.program(ProgramName::Admit);
+        let create = |flags| sys::create_link(program, ifindex, ProgramName::Admit.attach_type(), flags);
+        let (link, mode) = match create(sys::XDP_NATIVE) {
+            Ok(link) => (link, AttachMode::Native),
+            // What is in the way of the native mode only: no driver support, or a setting (such as a large MTU or LRO) that
+            // the driver does not take together with it.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENODEV | libc::EPERM)) => {
+                let link =
+                    create(sys::XDP_GENERIC).map_err(|source| attach_error(ProgramName::Admit, ifindex, source))?;
+                (link, AttachMode::Generic)
+            }
+            Err(source) => return Err(attach_error(ProgramName::Admit, ifindex, source)),
+        };
+        self.pin_link(&link, LinkName::Xdp { ifindex, mode })?;
+        self.attached.insert(ifindex, mode);
+        self.lead_admitting(&mut AppliedReport::default());
+        Ok(mode)
+    }
+
+    /// Takes `admit` off a NIC, which may be gone already. Connections that come in there are judged by `steer` from now on.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach_interface(&mut self, ifindex: u32) -> Result<(), KernelError> {
+        let Some(mode) = self.attached.remove(&ifindex) else { return Ok(()) };
+        // First nothing relies on `admit` there, then it goes.
+        self.lead_admitting(&mut AppliedReport::default());
+        remove_pin(&self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string()))
+    }
+
+    /// Where `admit` runs, by interface index.
+    pub fn attached(&self) -> &BTreeMap<u32, AttachMode> {
+        &self.attached
+    }
+
+    /// Removes what is left of NICs that are gone; returns their indices.
+    ///
+    /// # Errors
+    /// When a pin cannot be read or removed.
+    pub fn sweep_interfaces(&mut self) -> Result<Vec<u32>, KernelError> {
+        let mut gone = Vec::new();
+        for (&ifindex, &mode) in &self.attached {
+            let pin = self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string());
+            if open_link(&pin)?.is_none_or(|(_, info)| info.target == 0) {
+                gone.push(ifindex);
+            }
+        }
+        for &ifindex in &gone {
+            self.detach_interface(ifindex)?;
+        }
+        Ok(gone)
+    }
+
+    /// Runs `steer` in the network namespace of the calling thread. Does nothing where it runs already.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn attach_steer(&mut self) -> Result<(), KernelError> {
+        let file_error = |source| KernelError::File { path: PathBuf::from(NETNS), source };
+        let netns = fs::File::open(NETNS).map_err(file_error)?;
+        let inode = netns.metadata().map_err(file_error)?.ino();
+        let pin = self.pins.link(&LinkName::Steer.to_string());
+        if let Some((_, info)) = open_link(&pin)? {
+            if info.target == inode {
+                return Ok(());
+            }
+            remove_pin(&pin)?;
+        }
+        let program = ProgramName::Steer;
+        let target = netns.as_fd().as_raw_fd() as u32;
+        let link = sys::create_link(self.program(program), target, program.attach_type(), 0)
+            .map_err(|source| KernelError::Attach { program: program.as_str(), target: NETNS.to_owned(), source })?;
+        self.pin_link(&link, LinkName::Steer)
+    }
+
+    /// Guards a worker's cgroup: from now on its processes dial only what their domain may. Does nothing where it does so
+    /// already.
+    ///
+    /// # Errors
+    /// When the folder is no cgroup of version 2 or the kernel refuses a program; what was attached stays.
+    pub fn watch_cgroup(&mut self, domain: DomainId, cgroup: &Path) -> Result<(), KernelError> {
+        let file_error = |source| KernelError::File { path: cgroup.to_owned(), source };
+        let folder = fs::File::open(cgroup).map_err(file_error)?;
+        // The inode of a cgroup's folder is the id that programs see (kernfs, 64 bit).
+        let id = folder.metadata().map_err(file_error)?.ino();
+        self.tables.put_worker(id, domain.0).map_err(map_error(name::WORKERS))?;
+        for program in ProgramName::GUARDS {
+            let link_name = LinkName::Guard { domain: domain.0, cgroup: id, program };
+            let pin = self.pins.link(&link_name.to_string());
+            if open_link(&pin)?.is_some_and(|(_, info)| info.target == id) {
+                continue;
+            }
+            remove_pin(&pin)?;
+            let target = folder.as_fd().as_raw_fd() as u32;
+            let link = sys::create_link(self.program(program), target, program.attach_type(), 0).map_err(|source| {
+                KernelError::Attach { program: program.as_str(), target: cgroup.display().to_string(), source }
+            })?;
+            self.pin_link(&link, link_name)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the guard on a worker's cgroup. A cgroup that is gone is no error: what is left of it is removed.
+    ///
+    /// # Errors
+    /// When a pin cannot be read or removed.
+    pub fn unwatch_cgroup(&mut self, cgroup: &Path) -> Result<(), KernelError> {
+        let id = fs::metadata(cgroup).map(|metadata| metadata.ino()).ok();
+        self.remove_guards(|link, info| {
+            info.target == 0 || matches!(link, LinkName::Guard { cgroup, .. } if Some(cgroup) == id)
+        })
+    }
+
+    /// The cgroups that are guarded, by id, with their domains.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn watched(&self) -> Result<Vec<(u64, DomainId)>, KernelError> {
+        Ok(self.tables.workers()?.into_iter().map(|(cgroup, domain)| (cgroup, DomainId(domain))).collect())
+    }
+
+    /// Ends the guard on all cgroups of a domain.
+    pub(crate) fn unwatch_domain(&mut self, id: DomainId) -> Result<(), KernelError> {
+        self.remove_guards(|link, _| matches!(link, LinkName::Guard { domain, .. } if domain == id.0))
+    }
+
+    fn remove_guards(&mut self, is_meant: impl Fn(LinkName, LinkInfo) -> bool) -> Result<(), KernelError> {
+        for text in self.pins.link_names()? {
+            let Some(link @ LinkName::Guard { cgroup, .. }) = LinkName::parse(&text) else { continue };
+            let pin = self.pins.link(&text);
+            let info = open_link(&pin)?.map_or(LinkInfo { program: 0, target: 0 }, |(_, info)| info);
+            if is_meant(link, info) {
+                // The link first: a guard that no longer knows its cgroup refuses everything.
+                remove_pin(&pin)?;
+                self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of the links that an earlier agent left; removes those that hang on nothing any more.
+    pub(crate) fn adopt_links(&mut self) -> Result<(), KernelError> {
+        for text in self.pins.link_names()? {
+            let pin = self.pins.link(&text);
+            let link = LinkName::parse(&text);
+            let info = open_link(&pin)?.map(|(_, info)| info);
+            match (link, info) {
+                (Some(LinkName::Xdp { ifindex, mode }), Some(info)) if info.target == u64::from(ifindex) => {
+                    self.attached.insert(ifindex, mode);
+                }
+                (Some(LinkName::Guard { cgroup, .. }), Some(info)) if info.target == cgroup => {}
+                (Some(LinkName::Steer), Some(info)) if info.target != 0 => {}
+                (Some(LinkName::Guard { cgroup, .. }), _) => {
+                    remove_pin(&pin)?;
+                    self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
+                }
+                _ => remove_pin(&pin)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a link to the program loaded now; returns whether it ran another one.
+    pub(crate) fn update_link(&mut self, text: &str) -> Result<bool, KernelError> {
+        let Some(link_name) = LinkName::parse(text) else { return Ok(false) };
+        let Some((link, info)) = open_link(&self.pins.link(text))? else { return Ok(false) };
+        let program = self.programs.find(link_name.program());
+        if info.program == program.id {
+            return Ok(false);
+        }
+        sys::update_link(link.as_fd(), program.fd())
+            .map_err(|source| KernelError::Update { link: text.to_owned(), source })?;
+        Ok(true)
+    }
+
+    fn pin_link(&self, link: &OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
+        let path = self.pins.link(&link_name.to_string());
+        // A link of that name hangs on something that is gone, or it would have been adopted.
+        remove_pin(&path)?;
+        sys::pin(link.as_fd(), &path).map_err(pin_error(&path))
+    }
+}
+
+fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
+    let link = match sys::open_pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(pin_error(pin))?,
+    };
+    let info = sys::link_info(link.as_fd()).map_err(pin_error(pin))?;
+    Ok(Some((link, info)))
+}
+
+fn attach_error(program: ProgramName, ifindex: u32, source: io::Error) -> KernelError {
+    KernelError::Attach { program: program.as_str(), target: interface_name(ifindex), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_come_back_as_they_were_written() {
+        let names = [
+            LinkName::Xdp { ifindex: 7, mode: AttachMode::Generic },
+            LinkName::Steer,
+            LinkName::Guard { domain: 3, cgroup: u64::MAX, program: ProgramName::GuardSendmsg6 },
+        ];
+        for name in names {
+            let text = name.to_string();
+            assert!(!text.contains('.'), "bpffs refuses dots");
+            assert_eq!(LinkName::parse(&text), Some(name));
+        }
+        for text in ["", "xdp-", "xdp-1", "xdp-x-native", "guard-1-2", "guard-1-2-other", "steer2"] {
+            assert_eq!(LinkName::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Opening the kernel tier: load, take over what is pinned, or start from nothing.
+//!
+//! The agent may die at any point. Maps are pinned as they are made, links as they are attached, programs once the links run
+//! them; whatever of that is there the next agent finds and completes. With maps of this ABI version in place the links are
+//! moved to changed programs at once; with new, empty maps only after the first [`Kernel::apply`], so that no packet is judged
+//! by empty tables.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use aya::{EbpfLoader, VerifierLogLevel};
+use tidegate_abi::{SampleBudget, map::SampleClass, map::name};
+use tidegate_model::DomainId;
+
+use crate::{
+    KernelError,
+    attach::AttachMode,
+    entries::Entries,
+    pins::Pins,
+    programs::{ProgramName, Programs},
+    tables::Tables,
+};
+
+/// The object built with this crate, aligned as an ELF reader wants it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("TIDEGATE_BPF_OBJECT"));
+
+/// One sample of each class a CPU in 20 ms, 50 a second: a person reads no more, and a flood costs no more.
+const SAMPLE_INTERVAL_NS: u64 = 20_000_000;
+/// Up to 100 samples at once, so that a short test shows every packet.
+const SAMPLE_BURST_NS: u64 = 99 * SAMPLE_INTERVAL_NS;
+
+/// What [`Kernel::open`] needs.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Where a BPF file system is mounted, e.g. `/sys/fs/bpf`.
+    pub bpffs: PathBuf,
+    /// Name of the instance: letters, digits, `-` and `_`; several live side by side.
+    pub instance: String,
+    /// The BPF object.
+    pub object: &'static [u8],
+}
+
+impl KernelConfig {
+    /// The object that was built with this crate.
+    pub fn new(bpffs: impl Into<PathBuf>, instance: impl Into<String>) -> Self {
+        Self { bpffs: bpffs.into(), instance: instance.into(), object: OBJECT }
+    }
+}
+
+/// What [`Kernel::open`] found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Maps of an earlier agent go on being used.
+    pub has_adopted_maps: bool,
+    /// Domains that an earlier agent has applied.
+    pub domains: Vec<DomainId>,
+    /// Links that were moved to another program.
+    pub updated: Vec<String>,
+    /// Links that run on untouched.
+    pub kept: Vec<String>,
+}
+
+/// The kernel tier of one instance.
+pub struct Kernel {
+    pub(crate) pins: Pins,
+    pub(crate) programs: Programs,
+    pub(crate) tables: Tables,
+    /// What the maps hold.
+    pub(crate) applied: Entries,
+    /// Where `admit` runs.
+    pub(crate) attached: BTreeMap<u32, AttachMode>,
+    /// (NIC, VLAN device on it) of the state last applied.
+    pub(crate) vlan_devices: BTreeSet<(u32, u32)>,
+    pub(crate) samples: Option<aya::maps::Map>,
+    /// The maps are new and links of an earlier agent still run on old ones.
+    pub(crate) is_uncommitted: bool,
+}
+
+impl Kernel {
+    /// Loads the programs and takes over what an earlier agent of this instance left.
+    ///
+    /// # Errors
+    /// When the object does not load, or pins cannot be made, read or replaced. What judged before goes on judging.
+    pub fn open(config: &KernelConfig) -> Result<(Self, Opened), KernelError> {
+        let pins = Pins::new(&config.bpffs, &config.instance);
+        pins.create()?;
+        let has_adopted_maps = name::ALL.iter().all(|name| pins.maps().join(name).exists());
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::DISABLE);
+        for name in name::ALL {
+            loader.map_pin_path(name, pins.maps().join(name));
+        }
+        let mut ebpf = loader.load(config.object).map_err(|error| KernelError::Load(Box::new(error)))?;
+        let programs = Programs::load(&mut ebpf, &pins)?;
+        let tables = Tables::take(&mut ebpf)?;
+        let samples = ebpf.take_map(name::SAMPLES);
+        let applied = tables.read_entries()?;
+        let mut kernel = Self {
+            pins,
+            programs,
+            tables,
+            applied,
+            attached: BTreeMap::new(),
+            vlan_devices: BTreeSet::new(),
+            samples,
+            is_uncommitted: !has_adopted_maps,
+        };
+        for class in [SampleClass::Denial, SampleClass::Admission] {
+            let budget = SampleBudget { interval_ns: SAMPLE_INTERVAL_NS, burst_ns: SAMPLE_BURST_NS };
+            kernel.tables.set_sample_budget(class as u32, budget)?;
+        }
+        kernel.adopt_links()?;
+        let mut opened = Opened { has_adopted_maps, ..Opened::default() };
+        if has_adopted_maps || kernel.pins.link_names()?.is_empty() {
+            (opened.updated, opened.kept) = kernel.update_links()?;
+        }
+        opened.domains = kernel.domains()?.into_iter().collect();
+        Ok((kernel, opened))
+    }
+
+    /// Moves links of an earlier ABI version to this one's programs, now that the maps are filled.
+    pub(crate) fn commit_programs(&mut self) -> Result<(), KernelError> {
+        if self.is_uncommitted {
+            self.update_links()?;
+            self.pins.remove_other_maps()?;
+        }
+        Ok(())
+    }
+
+    fn update_links(&mut self) -> Result<(Vec<String>, Vec<String>), KernelError> {
+        let (mut updated, mut kept) = (Vec::new(), Vec::new());
+        for link in self.pins.link_names()? {
+            if self.update_link(&link)? { updated.push(link) } else { kept.push(link) }
+        }
+        self.programs.pin(&self.pins)?;
+        self.is_uncommitted = false;
+        Ok((updated, kept))
+    }
+
+    /// The id of a loaded program, as `bpftool` shows it.
+    pub fn program_id(&self, name: &str) -> Option<u32> {
+        self.programs.iter().find(|program| program.name.as_str() == name).map(|program| program.id)
+    }
+
+    pub(crate) fn program(&self, name: ProgramName) -> std::os::fd::BorrowedFd<'_> {
+        self.programs.find(name).fd()
+    }
+}

@@ -1,0 +1,170 @@
+//! The programs: loaded, compared with what an earlier agent pinned, and kept or replaced.
+//!
+//! A program is the same when its tag (a hash of its instructions) and its maps are: then the pinned one goes on and no link
+//! is touched. Otherwise links are updated in place, so no packet meets two programs or none.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramError, ProgramInfo},
+};
+
+use crate::{
+    KernelError,
+    pins::{Pins, pin_error, remove_pin},
+    sys::{self, AttachType},
+};
+
+/// The programs of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProgramName {
+    Admit,
+    Explain,
+    Steer,
+    GuardConnect4,
+    GuardConnect6,
+    GuardSendmsg4,
+    GuardSendmsg6,
+}
+
+impl ProgramName {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Admit,
+        Self::Explain,
+        Self::Steer,
+        Self::GuardConnect4,
+        Self::GuardConnect6,
+        Self::GuardSendmsg4,
+        Self::GuardSendmsg6,
+    ];
+
+    /// The programs that guard a cgroup.
+    pub(crate) const GUARDS: [Self; 4] =
+        [Self::GuardConnect4, Self::GuardConnect6, Self::GuardSendmsg4, Self::GuardSendmsg6];
+
+    /// Name in the object and of the pin.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Explain => "explain",
+            Self::Steer => "steer",
+            Self::GuardConnect4 => "guard_connect4",
+            Self::GuardConnect6 => "guard_connect6",
+            Self::GuardSendmsg4 => "guard_sendmsg4",
+            Self::GuardSendmsg6 => "guard_sendmsg6",
+        }
+    }
+
+    pub(crate) fn attach_type(self) -> AttachType {
+        match self {
+            Self::Admit | Self::Explain => AttachType::Xdp,
+            Self::Steer => AttachType::SkLookup,
+            Self::GuardConnect4 => AttachType::Connect4,
+            Self::GuardConnect6 => AttachType::Connect6,
+            Self::GuardSendmsg4 => AttachType::Sendmsg4,
+            Self::GuardSendmsg6 => AttachType::Sendmsg6,
+        }
+    }
+}
+
+/// One loaded program.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) name: ProgramName,
+    pub(crate) id: u32,
+    /// Whether it is the one that was pinned.
+    pub(crate) is_kept: bool,
+    fd: OwnedFd,
+}
+
+impl Loaded {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Every program of the object.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    all: Vec<Loaded>,
+}
+
+impl Programs {
+    /// Loads every program, or takes the pinned one where it is the same. Nothing is pinned yet.
+    pub(crate) fn load(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, KernelError> {
+        let mut all = Vec::new();
+        for name in ProgramName::ALL {
+            let program =
+                ebpf.program_mut(name.as_str()).ok_or(KernelError::Object { kind: "program", name: name.as_str() })?;
+            let error = |source| KernelError::Program { program: name.as_str(), source: Box::new(source) };
+            let (info, fd) = load(program).map_err(error)?;
+            let pin = pins.programs().join(name.as_str());
+            let (id, fd, is_kept) = match open_same(&info, &pin).map_err(error)? {
+                Some((id, pinned)) => (id, pinned, true),
+                None => (info.id(), fd, false),
+            };
+            all.push(Loaded { name, id, is_kept, fd });
+        }
+        Ok(Self { all })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Loaded> {
+        self.all.iter()
+    }
+
+    pub(crate) fn find(&self, name: ProgramName) -> &Loaded {
+        self.all.iter().find(|program| program.name == name).expect("`load` loads every name or fails")
+    }
+
+    /// Pins the programs that are new. Done after the links run them: a pin says "the links run this".
+    pub(crate) fn pin(&self, pins: &Pins) -> Result<(), KernelError> {
+        for program in self.all.iter().filter(|program| !program.is_kept) {
+            let path = pins.programs().join(program.name.as_str());
+            let fresh = pins.programs().join(format!("{}-new", program.name.as_str()));
+            remove_pin(&fresh)?;
+            sys::pin(program.fd(), &fresh).map_err(pin_error(&fresh))?;
+            std::fs::rename(&fresh, &path).map_err(pin_error(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
+    let clone = |fd: &aya::programs::ProgramFd| fd.as_fd().try_clone_to_owned().map_err(ProgramError::IOError);
+    match program {
+        Program::Xdp(program) => {
+            program.load()?;
+            Ok((program.info()?, clone(program.fd()?)?))
+        }
+        Program::SkLookup(program) => {
+            program.load()?;
+            Ok((program.info()?, clone(program.fd()?)?))
+        }
+        Program::CgroupSockAddr(program) => {
+            program.load()?;
+            Ok((program.info()?, clone(program.fd()?)?))
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The pinned program if it has the same instructions and the same maps.
+fn open_same(info: &ProgramInfo, pin: &Path) -> Result<Option<(u32, OwnedFd)>, ProgramError> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let pinned = ProgramInfo::from_pin(pin)?;
+    let maps = |info: &ProgramInfo| {
+        let mut ids = info.map_ids()?.unwrap_or_default();
+        ids.sort_unstable();
+        Ok::<_, ProgramError>(ids)
+    };
+    if pinned.tag() != info.tag() || maps(&pinned)? != maps(info)? {
+        return Ok(None);
+    }
+    Ok(Some((pinned.id(), sys::open_pin(pin).map_err(ProgramError::IOError)?)))
+}

@@ -1,0 +1,218 @@
+//! The system calls that neither aya nor nix has in the form needed: links with their flags and facts, test runs of
+//! sk_lookup, grace periods. Every unsafe block of the crate is here.
+#![expect(unsafe_code, reason = "bpf(2) takes untyped memory; aya::Pod is an unsafe trait")]
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    thread,
+    time::Duration,
+};
+
+use tidegate_abi::Plain;
+
+/// A type of the contract as aya's maps take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(transparent)]
+pub(crate) struct Wire<T: Plain>(pub(crate) T);
+
+// SAFETY: `Plain` promises what `Pod` asks for, and `Wire` adds nothing.
+unsafe impl<T: Plain> aya::Pod for Wire<T> {}
+
+/// A value from bytes that the kernel has written, or `None` when there are too few.
+pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: the length is checked, the read has no alignment, and every bit pattern is a `T`.
+    (bytes.len() >= size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Commands of bpf(2), from include/uapi/linux/bpf.h.
+mod command {
+    pub(super) const OBJ_PIN: libc::c_long = 6;
+    pub(super) const OBJ_GET: libc::c_long = 7;
+    pub(super) const PROG_TEST_RUN: libc::c_long = 10;
+    pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+    pub(super) const LINK_CREATE: libc::c_long = 28;
+    pub(super) const LINK_UPDATE: libc::c_long = 29;
+}
+
+/// Attach types of bpf(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum AttachType {
+    Connect4 = 10,
+    Connect6 = 11,
+    Sendmsg4 = 14,
+    Sendmsg6 = 15,
+    SkLookup = 36,
+    Xdp = 37,
+}
+
+/// `XDP_FLAGS_SKB_MODE`.
+pub(crate) const XDP_GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`.
+pub(crate) const XDP_NATIVE: u32 = 1 << 2;
+
+/// What the kernel knows of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkInfo {
+    /// Program that it runs.
+    pub(crate) program: u32,
+    /// Interface index, id of the cgroup or inode of the network namespace; 0 when that is gone.
+    pub(crate) target: u64,
+}
+
+const LINK_CGROUP: u32 = 3;
+
+#[repr(C)]
+struct ObjAttr {
+    pathname: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct LinkCreateAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdateAttr {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRunAttr {
+    program: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// `T` is the part of `union bpf_attr` that the command reads; the kernel takes what lies beyond it as zero.
+fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attr` and what its pointers name, which the callers
+    // keep alive and of the stated lengths.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn to_fd(result: libc::c_long) -> OwnedFd {
+    // SAFETY: a successful command of this kind returns a new descriptor that nobody else has.
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}
+
+fn raw(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn to_c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = to_c_path(path)?;
+    bpf(command::OBJ_GET, &mut ObjAttr { pathname: path.as_ptr() as u64, fd: 0, flags: 0 }).map(to_fd)
+}
+
+/// Pins an object.
+pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = to_c_path(path)?;
+    bpf(command::OBJ_PIN, &mut ObjAttr { pathname: path.as_ptr() as u64, fd: raw(fd), flags: 0 }).map(drop)
+}
+
+/// Attaches a program to an interface index or to a descriptor's object.
+pub(crate) fn create_link(program: BorrowedFd<'_>, target: u32, kind: AttachType, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr { program: raw(program), target, attach_type: kind as u32, flags };
+    bpf(command::LINK_CREATE, &mut attr).map(to_fd)
+}
+
+/// Puts another program in the place of a link's: no packet sees neither or both.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), flags: 0, old_program: 0 };
+    bpf(command::LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Facts of a link.
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    // struct bpf_link_info: type, id, prog_id, padding to eight bytes, then a union by type of which the first member is
+    // what the link hangs on. Larger than any kernel's, so none truncates it.
+    let mut info = [0u32; 64];
+    let mut attr = InfoAttr { fd: raw(link), info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let target = if info[0] == LINK_CGROUP { u64::from(info[4]) | u64::from(info[5]) << 32 } else { info[4].into() };
+    Ok(LinkInfo { program: info[2], target })
+}
+
+/// Result of a test run.
+pub(crate) struct TestRunResult {
+    pub(crate) returned: u32,
+    /// Mean of one run.
+    pub(crate) duration: Duration,
+}
+
+/// Runs a program on a packet (may be empty for sk_lookup) and a context.
+pub(crate) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    context: &mut [u8],
+    repeat: u32,
+) -> io::Result<TestRunResult> {
+    let mut attr = TestRunAttr {
+        program: raw(program),
+        data_size_in: packet.len() as u32,
+        data_in: if packet.is_empty() { 0 } else { packet.as_ptr() as u64 },
+        repeat,
+        ctx_size_in: context.len() as u32,
+        ctx_in: context.as_ptr() as u64,
+        ctx_size_out: context.len() as u32,
+        ctx_out: context.as_mut_ptr() as u64,
+        ..TestRunAttr::default()
+    };
+    bpf(command::PROG_TEST_RUN, &mut attr)?;
+    Ok(TestRunResult { returned: attr.retval, duration: Duration::from_nanos(attr.duration.into()) })
+}
+
+/// Longer than any program runs; only for kernels without the system call (nohz_full).
+const GRACE_FALLBACK: Duration = Duration::from_millis(100);
+
+/// Waits until no BPF program runs that was running at the call: programs run in RCU read sections, and the global command
+/// of membarrier(2) is `synchronize_rcu`.
+pub(crate) fn wait_grace_period() {
+    // SAFETY: the call takes no memory.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        thread::sleep(GRACE_FALLBACK);
+    }
+}

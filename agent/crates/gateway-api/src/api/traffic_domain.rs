@@ -1,0 +1,176 @@
+//! `TrafficDomain`: the unit of isolation. Cluster-scoped; a GatewayClass names one by `parametersRef`.
+
+use std::collections::BTreeMap;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::OwnStatus;
+
+/// NICs, addresses, sources and limits of a traffic domain.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(group = "tidegate.dev", version = "v1alpha1", kind = "TrafficDomain", status = "OwnStatus")]
+#[kube(derive = "PartialEq", derive = "Default")]
+#[serde(rename_all = "camelCase")]
+pub struct TrafficDomainSpec {
+    /// NICs that the domain's frontends are reachable through.
+    pub interfaces: Vec<String>,
+    /// Where its Gateways get their addresses.
+    pub addresses: AddressesSpec,
+    /// Labels of the nodes that serve the domain. Default: every node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Who may send packets to its frontends. Default: everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<SourcesSpec>,
+    /// Limits on connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<AdmissionSpec>,
+    /// What its workers may dial beside their own endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressSpec>,
+    /// Threads of its worker. Default: one for each core that `resources.cpu` gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u16>,
+    /// Limits of its worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesSpec>,
+    /// Labels on each of its metrics and log lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// Where Gateways get their addresses: exactly one of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AddressesSpec {
+    /// Prefixes to give each Gateway an address of its own from, one of each family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Vec<String>>,
+    /// All Gateways share the node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeAddress>,
+}
+
+/// Which of a node's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NodeAddress {
+    /// Those of type `InternalIP` in the Node's status.
+    InternalIP,
+}
+
+/// Sources of packets. Denied wins over allowed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourcesSpec {
+    /// Prefixes let in; when this or `allowFrom` is present, nobody else is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    /// Prefixes refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny: Option<Vec<String>>,
+    /// ConfigMaps with further prefixes to let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Vec<ConfigMapReference>>,
+    /// ConfigMaps with further prefixes to refuse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deny_from: Option<Vec<ConfigMapReference>>,
+}
+
+/// A ConfigMap whose values are lists of prefixes: one a line, `#` starts a comment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigMapReference {
+    /// Namespace. Default: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Key of the list. Default: every key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Limits on connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionSpec {
+    /// Rates of new connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_connections: Option<NewConnections>,
+    /// Numbers of open connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_connections: Option<OpenConnections>,
+}
+
+/// Rates of new connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NewConnections {
+    /// For each source: an IPv4 address or an IPv6 /64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_source: Option<RateSpec>,
+    /// For the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<RateSpec>,
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RateSpec {
+    /// New connections a second.
+    pub rate: u32,
+    /// New connections at once. Default: `rate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+}
+
+/// Numbers of open connections.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenConnections {
+    /// For each source: an IPv4 address or an IPv6 /64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_source: Option<u64>,
+    /// For the domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+}
+
+/// What workers may dial beside their own endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EgressSpec {
+    /// Prefixes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+}
+
+/// Limits of a worker, as Kubernetes writes quantities.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ResourcesSpec {
+    /// Cores: `"2"`, `500m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Bytes: `512Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+}
+
+/// A quantity: a whole number, or text with a suffix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Quantity {
+    /// `cpu: 2`.
+    Whole(u64),
+    /// `cpu: 500m`.
+    Text(String),
+}
+
+impl JsonSchema for Quantity {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Quantity".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "x-kubernetes-int-or-string": true })
+    }
+}

@@ -1,0 +1,275 @@
+//! Backends and their endpoints, out of Services with EndpointSlices and out of `Backend` objects.
+//!
+//! A backend (how to speak to it) and its endpoints (where it is) are read apart: an endpoint that comes or goes leaves
+//! the backend equal.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
+};
+use tidegate_model::{BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints, ObjectName};
+
+use crate::{
+    api,
+    status::{Condition, Conditions, Problem, condition},
+};
+
+/// Label of an EndpointSlice that names its Service.
+pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// How to speak to a backend that may be used, as far as its own object says. `None`: whatever the routes speak.
+pub(crate) type ReadBackend = Result<Option<BackendProtocol>, Problem>;
+
+/// Checks that a port of a Service can be a backend.
+pub(crate) fn read_service(name: &ObjectName, port: u16, service: Option<&Service>) -> ReadBackend {
+    let Some(service) = service else {
+        return Err(Problem::new(
+            "BackendNotFound",
+            format!("Service/{name} does not exist: create it or change the reference"),
+        ));
+    };
+    if service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+        return Err(Problem::new(
+            "InvalidKind",
+            format!("Service/{name} is of type ExternalName, which is not served: use a Backend with an fqdn endpoint"),
+        ));
+    }
+    let Some(found) = find_port(service, port) else {
+        let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| port.port.to_string());
+        let ports = ports.collect::<Vec<_>>().join(", ");
+        return Err(Problem::new("BackendNotFound", format!("Service/{name} has no port {port}, it has: {ports}")));
+    };
+    match found.protocol.as_deref() {
+        None | Some("TCP") => {}
+        Some(other) => {
+            return Err(Problem::new(
+                "UnsupportedProtocol",
+                format!("Service/{name} port {port} is {other}: HTTP needs a TCP port"),
+            ));
+        }
+    }
+    found.app_protocol.as_deref().map_or(Ok(None), |protocol| {
+        read_app_protocol(protocol)
+            .ok_or_else(|| unsupported_protocol(&format!("Service/{name} port {port}"), protocol))
+    })
+}
+
+fn unsupported_protocol(place: &str, protocol: &str) -> Problem {
+    Problem::new(
+        "UnsupportedProtocol",
+        format!(
+            "{place}: appProtocol {protocol:?} is not served: use http, kubernetes.io/h2c, kubernetes.io/ws or none"
+        ),
+    )
+}
+
+/// `Some(None)` for a protocol that leaves the choice open.
+#[expect(clippy::option_option, reason = "not served, served, and served with a choice are three answers")]
+fn read_app_protocol(protocol: &str) -> Option<Option<BackendProtocol>> {
+    match protocol {
+        "" | "tcp" => Some(None),
+        "http"
+        | "kubernetes.io/ws"
+        | "kubernetes.io/wss"
+        | "gateway.envoyproxy.io/ws"
+        | "gateway.envoyproxy.io/wss" => Some(Some(BackendProtocol::Http1)),
+        "kubernetes.io/h2c" | "gateway.envoyproxy.io/h2c" | "h2c" | "http2" | "grpc" => {
+            Some(Some(BackendProtocol::Http2))
+        }
+        _ => None,
+    }
+}
+
+fn find_port(service: &Service, port: u16) -> Option<&ServicePort> {
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    // A port number may occur for TCP and for UDP.
+    let mut same = ports.iter().filter(|found| found.port == i32::from(port));
+    let is_tcp = |found: &&ServicePort| matches!(found.protocol.as_deref(), None | Some("TCP"));
+    same.clone().find(is_tcp).or_else(|| same.next())
+}
+
+/// Endpoints of a Service's port, out of all EndpointSlices of the Service.
+pub(crate) fn read_slices<'a>(
+    port: u16,
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+) -> Endpoints {
+    let mut found = Collected::default();
+    let Some(name) = find_port(service, port).map(|port| port.name.as_deref().unwrap_or_default()) else {
+        return Endpoints::default();
+    };
+    for slice in slices.filter(|slice| slice.address_type != "FQDN") {
+        let ports = slice.ports.iter().flatten();
+        let mut numbers = ports
+            .filter(|port| {
+                port.name.as_deref().unwrap_or_default() == name
+                    && matches!(port.protocol.as_deref(), None | Some("TCP"))
+            })
+            .filter_map(|port| u16::try_from(port.port?).ok().filter(|&number| number > 0));
+        let Some(number) = numbers.next() else { continue };
+        for endpoint in &slice.endpoints {
+            let Some(state) = read_state(endpoint) else { continue };
+            // All addresses of an endpoint are one and the same, the first is enough (EndpointSlice API).
+            if let Some(Ok(address)) = endpoint.addresses.first().map(|address| address.parse::<IpAddr>()) {
+                found.push(address, number, state);
+            }
+        }
+    }
+    found.into_endpoints()
+}
+
+fn read_state(endpoint: &SliceEndpoint) -> Option<EndpointState> {
+    let Some(conditions) = &endpoint.conditions else { return Some(EndpointState::Ready) };
+    if conditions.ready != Some(false) {
+        return Some(EndpointState::Ready);
+    }
+    (conditions.terminating == Some(true) && conditions.serving == Some(true)).then_some(EndpointState::Terminating)
+}
+
+/// What is said about an EndpointSlice: only that one of names is not served.
+pub(crate) fn judge_slice(slice: &EndpointSlice) -> Vec<Condition> {
+    let mut conditions = Conditions::new(slice.metadata.generation);
+    if slice.address_type == "FQDN" {
+        conditions.push(
+            condition::ACCEPTED,
+            false,
+            "UnsupportedValue",
+            "addressType: FQDN is not served, its endpoints are left out: use a Backend with fqdn endpoints",
+        );
+    }
+    conditions.into_list()
+}
+
+/// Checks that a `Backend` object can be used.
+pub(crate) fn read_backend(name: &ObjectName, backend: Option<&api::Backend>) -> ReadBackend {
+    let Some(backend) = backend else {
+        return Err(Problem::new(
+            "BackendNotFound",
+            format!("Backend/{name} does not exist: create it or change the reference"),
+        ));
+    };
+    let spec = &backend.spec;
+    if let Some(type_) = spec.type_.as_deref().filter(|type_| *type_ != "Endpoints") {
+        return Err(Problem::new(
+            "UnsupportedProtocol",
+            format!("Backend/{name}: spec.type {type_} is not served: use Endpoints"),
+        ));
+    }
+    if spec.tls.is_some() {
+        return Err(Problem::new(
+            "UnsupportedProtocol",
+            format!(
+                "Backend/{name}: spec.tls is not served yet, and what it protects is not sent in clear: remove it to send clear text"
+            ),
+        ));
+    }
+    let protocols = spec.app_protocols.as_deref().unwrap_or_default();
+    let Some(first) = protocols.first() else { return Ok(None) };
+    protocols
+        .iter()
+        .find_map(|protocol| read_app_protocol(protocol))
+        .ok_or_else(|| unsupported_protocol(&format!("Backend/{name}"), first))
+}
+
+/// Endpoints of a `Backend`; names are looked up among those that the agent has resolved.
+pub(crate) fn read_backend_endpoints(backend: &api::Backend, resolved: &BTreeMap<String, Vec<IpAddr>>) -> Endpoints {
+    let mut found = Collected::default();
+    for endpoint in &backend.spec.endpoints {
+        if let Some(ip) = &endpoint.ip
+            && let Ok(address) = ip.address.parse()
+        {
+            found.push(address, ip.port, EndpointState::Ready);
+        } else if let Some(fqdn) = &endpoint.fqdn {
+            for address in resolved.get(&normalize(&fqdn.hostname)).into_iter().flatten() {
+                found.push(*address, fqdn.port, EndpointState::Ready);
+            }
+        }
+    }
+    found.into_endpoints()
+}
+
+/// Names of a `Backend` that must be resolved.
+pub(crate) fn hostnames(backend: &api::Backend) -> impl Iterator<Item = String> {
+    backend.spec.endpoints.iter().filter_map(|endpoint| Some(normalize(&endpoint.fqdn.as_ref()?.hostname)))
+}
+
+/// Lower case and without the trailing dot, so that one name is asked for once.
+pub(crate) fn normalize(hostname: &str) -> String {
+    hostname.strip_suffix('.').unwrap_or(hostname).to_ascii_lowercase()
+}
+
+/// What is said about a `Backend`.
+pub(crate) fn judge_backend(name: &ObjectName, backend: &api::Backend) -> Vec<Condition> {
+    let mut conditions = Conditions::new(backend.metadata.generation);
+    let mut faults = Vec::new();
+    let mut unenforced = Vec::new();
+    for (index, endpoint) in backend.spec.endpoints.iter().enumerate() {
+        let field = format!("spec.endpoints[{index}]");
+        match (&endpoint.ip, &endpoint.fqdn) {
+            (Some(ip), None) if ip.address.parse::<IpAddr>().is_err() => {
+                faults.push(format!("{field}.ip.address: {:?} is not an IP address, it is left out", ip.address));
+            }
+            (Some(ip), None) if ip.port == 0 => faults.push(format!("{field}.ip.port: 0 is no port, it is left out")),
+            (None, Some(fqdn)) if fqdn.port == 0 => {
+                faults.push(format!("{field}.fqdn.port: 0 is no port, it is left out"));
+            }
+            (Some(_), None) | (None, Some(_)) => {}
+            (Some(_), Some(_)) => {
+                faults.push(format!("{field} has both ip and fqdn, fqdn is left out: write two endpoints"))
+            }
+            (None, None) => faults.push(format!("{field} has neither ip nor fqdn, it is left out")),
+        }
+        if endpoint.zone.is_some() {
+            unenforced.push(format!("{field}.zone is not enforced yet"));
+        }
+    }
+    if backend.spec.fallback.is_some() {
+        unenforced.push("spec.fallback is not enforced yet".to_owned());
+    }
+    let verdict = read_backend(name, Some(backend));
+    conditions
+        .judge(condition::ACCEPTED, "Accepted", verdict.as_ref().err())
+        .partially_invalid(&faults)
+        .enforced(&unenforced);
+    conditions.into_list()
+}
+
+/// Endpoints in their order, each once; of two states of one endpoint `Ready` counts.
+#[derive(Default)]
+struct Collected {
+    order: Vec<Endpoint>,
+    places: BTreeMap<SocketAddr, usize>,
+}
+
+impl Collected {
+    fn push(&mut self, address: IpAddr, port: u16, state: EndpointState) {
+        if port == 0 {
+            return;
+        }
+        let addr = SocketAddr::new(address.to_canonical(), port);
+        match self.places.get(&addr) {
+            Some(&place) => self.order[place].state = self.order[place].state.min(state),
+            None => {
+                self.places.insert(addr, self.order.len());
+                self.order.push(Endpoint { addr, state });
+            }
+        }
+    }
+
+    fn into_endpoints(self) -> Endpoints {
+        Endpoints { endpoints: self.order }
+    }
+}
+
+/// The object that a backend's key names, as people write it.
+pub(crate) fn object_of(key: &BackendKey) -> (crate::Kind, &ObjectName) {
+    match key {
+        BackendKey::Service { name, .. } => (crate::Kind::Service, name),
+        BackendKey::Backend { name } => (crate::Kind::Backend, name),
+    }
+}

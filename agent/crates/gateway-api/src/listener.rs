@@ -1,0 +1,289 @@
+//! Listeners of a Gateway: what each asks for, whether this version serves it, and which are at odds with each other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tidegate_model::{Hostname, ObjectName, Protocol};
+
+use crate::{
+    generated::{
+        common::{Listener, SecretObjectReference, TlsMode},
+        gateway::GatewaySpec,
+    },
+    namespaces::AllowedNamespaces,
+    object::GATEWAY_GROUP,
+    status::Problem,
+};
+
+/// Kinds of routes that HTTP and HTTPS listeners take.
+const HTTP_KINDS: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
+
+/// A listener as it was read, before certificates and other Gateways are looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ListenerDraft {
+    pub(crate) name: Arc<str>,
+    /// Index in `spec.listeners`.
+    pub(crate) index: usize,
+    /// As written; a port that is none is a rejection.
+    pub(crate) port: u16,
+    /// `None` when the protocol is not served.
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) hostname: Option<Hostname>,
+    /// Why the listener is not accepted.
+    pub(crate) rejection: Option<Problem>,
+    /// Another listener of the Gateway that it cannot be told from.
+    pub(crate) conflict: Option<Problem>,
+    /// Whether an earlier listener of the Gateway has its name: it is then only a line in the status.
+    pub(crate) is_duplicate: bool,
+    pub(crate) kinds: Vec<&'static str>,
+    pub(crate) kinds_problem: Option<Problem>,
+    pub(crate) namespaces: AllowedNamespaces,
+    /// Secrets with the certificates, or why a reference leads to none.
+    pub(crate) certificates: Vec<Result<ObjectName, Problem>>,
+}
+
+impl ListenerDraft {
+    /// Whether the listener's own text lets it be served.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.rejection.is_none() && self.conflict.is_none() && !self.is_duplicate
+    }
+}
+
+/// Reads all listeners of a Gateway. `find_secret_name` says which Secret a reference leads to, by its grants.
+pub(crate) fn read_listeners(
+    spec: &GatewaySpec,
+    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
+    unenforced: &mut Vec<String>,
+) -> Vec<ListenerDraft> {
+    let mut names = BTreeSet::new();
+    let mut drafts: Vec<_> = spec
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| {
+            let mut draft = read_listener(index, listener, find_secret_name, unenforced);
+            if draft.rejection.is_none() && draft.protocol == Some(Protocol::Https) {
+                draft.rejection = find_client_validation(spec, draft.port);
+            }
+            if !names.insert(listener.name.as_str()) {
+                draft.is_duplicate = true;
+                draft.rejection = Some(Problem::new(
+                    "Invalid",
+                    format!(
+                        "spec.listeners[{index}].name: {:?} is the name of an earlier listener: give each its own",
+                        listener.name
+                    ),
+                ));
+            }
+            draft
+        })
+        .collect();
+    find_conflicts(spec, &mut drafts);
+    drafts
+}
+
+fn read_listener(
+    index: usize,
+    listener: &Listener,
+    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
+    unenforced: &mut Vec<String>,
+) -> ListenerDraft {
+    let field = format!("spec.listeners[{index}]");
+    let mut rejection = None;
+    let mut reject = |problem: Problem| {
+        rejection.get_or_insert(problem);
+    };
+    let protocol = match listener.protocol.as_str() {
+        "HTTP" => Some(Protocol::Http),
+        "HTTPS" => Some(Protocol::Https),
+        other => {
+            reject(Problem::new(
+                "UnsupportedProtocol",
+                format!("{field}.protocol: {other} is not served: use HTTP or HTTPS"),
+            ));
+            None
+        }
+    };
+    let port = u16::try_from(listener.port).unwrap_or(0);
+    if port == 0 {
+        reject(Problem::new(
+            "PortUnavailable",
+            format!("{field}.port: {} is no port: write 1 to 65535", listener.port),
+        ));
+    }
+    let hostname = match listener.hostname.as_deref().filter(|hostname| !hostname.is_empty()).map(str::parse) {
+        None => None,
+        Some(Ok(hostname)) => Some(hostname),
+        Some(Err(error)) => {
+            reject(Problem::new("UnsupportedValue", format!("{field}.hostname: {error}")));
+            None
+        }
+    };
+    let allowed = listener.allowed_routes.as_ref();
+    let (namespaces, problem) = AllowedNamespaces::read(allowed.and_then(|allowed| allowed.namespaces.as_ref()));
+    if let Some(problem) = problem {
+        reject(Problem::new(problem.reason, format!("{field}.{}", problem.message)));
+    }
+    if listener.filters.as_ref().is_some_and(|filters| filters.requests.as_ref().is_some_and(|list| !list.is_empty())) {
+        reject(Problem::new(
+            "UnsupportedValue",
+            format!(
+                "{field}.filters is not served yet, and serving without them would let through what they stop: remove it"
+            ),
+        ));
+    }
+    let tls = listener.tls.as_ref();
+    if tls.is_some_and(|tls| tls.mode == Some(TlsMode::Passthrough)) && protocol == Some(Protocol::Https) {
+        reject(Problem::new(
+            "UnsupportedValue",
+            format!("{field}.tls.mode: Passthrough is not for HTTPS: use Terminate"),
+        ));
+    }
+    if tls.is_some() && protocol == Some(Protocol::Http) {
+        unenforced.push(format!("{field}.tls has no meaning with protocol HTTP"));
+    }
+    for option in tls.and_then(|tls| tls.options.as_ref()).into_iter().flatten() {
+        unenforced.push(format!("{field}.tls.options[{}] is not known", option.0));
+    }
+    let (kinds, kinds_problem) = read_kinds(&field, protocol, listener);
+    let certificates = match protocol {
+        Some(Protocol::Https) => tls
+            .and_then(|tls| tls.certificate_refs.as_ref())
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .map(|(at, reference)| find_secret_name(&format!("{field}.tls.certificateRefs[{at}]"), reference))
+            .collect(),
+        _ => Vec::new(),
+    };
+    ListenerDraft {
+        name: Arc::from(listener.name.as_str()),
+        index,
+        port,
+        protocol,
+        hostname,
+        rejection,
+        conflict: None,
+        is_duplicate: false,
+        kinds,
+        kinds_problem,
+        namespaces,
+        certificates,
+    }
+}
+
+/// Kinds that may attach: those of the protocol that `allowedRoutes.kinds` names, or all of them.
+fn read_kinds(field: &str, protocol: Option<Protocol>, listener: &Listener) -> (Vec<&'static str>, Option<Problem>) {
+    let possible: &[&'static str] = if protocol.is_some() { &HTTP_KINDS } else { &[] };
+    let wanted = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
+    let Some(wanted) = wanted.filter(|kinds| !kinds.is_empty()) else {
+        return (possible.to_vec(), None);
+    };
+    let mut kinds = Vec::new();
+    let mut problem = None;
+    for (index, kind) in wanted.iter().enumerate() {
+        let is_own_group = kind.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP;
+        match possible.iter().find(|possible| is_own_group && **possible == kind.kind) {
+            Some(kind) if !kinds.contains(kind) => kinds.push(*kind),
+            Some(_) => {}
+            None => {
+                problem.get_or_insert(Problem::new(
+                    "InvalidRouteKinds",
+                    format!(
+                        "{field}.allowedRoutes.kinds[{index}]: {} cannot attach to a listener of protocol {}: remove it",
+                        kind.kind, listener.protocol
+                    ),
+                ));
+            }
+        }
+    }
+    (kinds, problem)
+}
+
+/// Client certificates are not checked yet: a listener that demands them must not be served without.
+fn find_client_validation(spec: &GatewaySpec, port: u16) -> Option<Problem> {
+    let frontend = spec.tls.as_ref()?.frontend.as_ref()?;
+    let own = frontend.per_port.iter().flatten().enumerate().find(|(_, entry)| entry.port == i32::from(port));
+    let (field, validation) = match own {
+        Some((index, entry)) => (format!("spec.tls.frontend.perPort[{index}].tls.validation"), &entry.tls.validation),
+        None => ("spec.tls.frontend.default.validation".to_owned(), &frontend.default.validation),
+    };
+    validation.as_ref().map(|_| {
+        Problem::new(
+            "UnsupportedValue",
+            format!("{field} is not served yet, and without it anybody would get in: remove it to serve without client certificates"),
+        )
+    })
+}
+
+/// What two listeners of one port must have in common to be told apart by host name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Family {
+    Http,
+    Tls,
+    Tcp,
+    Udp,
+    Unknown,
+}
+
+fn family(protocol: &str) -> Family {
+    match protocol {
+        "HTTP" => Family::Http,
+        "HTTPS" | "TLS" => Family::Tls,
+        "TCP" => Family::Tcp,
+        "UDP" => Family::Udp,
+        _ => Family::Unknown,
+    }
+}
+
+/// Gateway API: of listeners that cannot be told from each other none is served.
+fn find_conflicts(spec: &GatewaySpec, drafts: &mut [ListenerDraft]) {
+    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for draft in drafts.iter().filter(|draft| !draft.is_duplicate && draft.port != 0) {
+        if !matches!(family(&spec.listeners[draft.index].protocol), Family::Udp | Family::Unknown) {
+            ports.entry(draft.port).or_default().push(draft.index);
+        }
+    }
+    for indices in ports.into_values().filter(|indices| indices.len() > 1) {
+        let first = family(&spec.listeners[indices[0]].protocol);
+        let other = indices.iter().find(|index| family(&spec.listeners[**index].protocol) != first);
+        if let Some(&other) = other {
+            for &index in &indices {
+                let rival = if family(&spec.listeners[index].protocol) == first { other } else { indices[0] };
+                drafts[index].conflict = Some(conflict(spec, "ProtocolConflict", index, rival, "another protocol"));
+            }
+            continue;
+        }
+        let mut hostnames: BTreeMap<Option<Hostname>, usize> = BTreeMap::new();
+        for &index in &indices {
+            match hostnames.get(&drafts[index].hostname) {
+                None => {
+                    hostnames.insert(drafts[index].hostname.clone(), index);
+                }
+                Some(&rival) => {
+                    drafts[index].conflict =
+                        Some(conflict(spec, "HostnameConflict", index, rival, "the same host name"));
+                    drafts[rival].conflict.get_or_insert(conflict(
+                        spec,
+                        "HostnameConflict",
+                        rival,
+                        index,
+                        "the same host name",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn conflict(spec: &GatewaySpec, reason: &'static str, index: usize, rival: usize, what: &str) -> Problem {
+    Problem::new(
+        reason,
+        format!(
+            "spec.listeners[{index}]: listener {:?} uses port {} with {what}: change one of them",
+            spec.listeners[rival].name, spec.listeners[index].port
+        ),
+    )
+}

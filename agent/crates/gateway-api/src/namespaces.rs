@@ -1,0 +1,147 @@
+//! Which namespaces a listener lets routes come from: `allowedRoutes.namespaces` and Kubernetes' label selectors.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+use crate::{
+    generated::common::{FromNamespaces, RouteNamespaces},
+    status::Problem,
+};
+
+/// Label that every namespace has by itself: its name (KEP-2161). An API server sets it; a folder of files need not.
+pub(crate) const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Namespaces that routes may come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum AllowedNamespaces {
+    /// The Gateway's own.
+    Same,
+    /// Every one.
+    All,
+    /// Those whose labels match.
+    Selector(LabelSelector),
+    /// None: the selector makes no sense.
+    Nothing,
+}
+
+impl AllowedNamespaces {
+    /// Reads `allowedRoutes.namespaces`; what is wrong with it lets no namespace in.
+    pub(crate) fn read(namespaces: Option<&RouteNamespaces>) -> (Self, Option<Problem>) {
+        let from = namespaces.and_then(|namespaces| namespaces.from.as_ref());
+        match from {
+            None | Some(FromNamespaces::Same) => (Self::Same, None),
+            Some(FromNamespaces::All) => (Self::All, None),
+            Some(FromNamespaces::Selector) => match namespaces.and_then(|namespaces| namespaces.selector.clone()) {
+                None => (
+                    Self::Nothing,
+                    Some(unsupported(
+                        "allowedRoutes.namespaces.selector is missing: add it, or set from to Same or All",
+                    )),
+                ),
+                Some(selector) => match check_selector(&selector) {
+                    Ok(()) => (Self::Selector(selector), None),
+                    Err(message) => (Self::Nothing, Some(unsupported(&message))),
+                },
+            },
+        }
+    }
+
+    /// Whether routes of a namespace with these labels may attach.
+    pub(crate) fn allows(&self, gateway_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::Same => gateway_namespace == namespace,
+            Self::All => true,
+            Self::Selector(selector) => is_selected(selector, namespace, labels),
+            Self::Nothing => false,
+        }
+    }
+}
+
+fn unsupported(message: &str) -> Problem {
+    Problem::new("UnsupportedValue", message)
+}
+
+fn check_selector(selector: &LabelSelector) -> Result<(), String> {
+    for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
+        let has_values = expression.values.as_ref().is_some_and(|values| !values.is_empty());
+        let is_valid = match expression.operator.as_str() {
+            "In" | "NotIn" => has_values,
+            "Exists" | "DoesNotExist" => !has_values,
+            _ => false,
+        };
+        if !is_valid {
+            return Err(format!(
+                "allowedRoutes.namespaces.selector.matchExpressions[{index}]: {} with {} values: use In or NotIn with values, or Exists or DoesNotExist without",
+                expression.operator,
+                expression.values.as_ref().map_or(0, Vec::len),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_selected(selector: &LabelSelector, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    let find = |key: &str| labels.get(key).map(String::as_str).or_else(|| (key == NAME_LABEL).then_some(namespace));
+    let equal = selector.match_labels.iter().flatten().all(|(key, value)| find(key) == Some(value.as_str()));
+    equal
+        && selector.match_expressions.iter().flatten().all(|expression| {
+            let value = find(&expression.key);
+            let is_listed = value.is_some_and(|value| expression.values.iter().flatten().any(|listed| listed == value));
+            match expression.operator.as_str() {
+                "In" => is_listed,
+                "NotIn" => !is_listed,
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
+
+    use super::*;
+
+    fn allows(operator: &str, values: &[&str], labels: &[(&str, &str)]) -> bool {
+        let expression = LabelSelectorRequirement {
+            key: "tier".to_owned(),
+            operator: operator.to_owned(),
+            values: Some(values.iter().map(|value| (*value).to_owned()).collect()),
+        };
+        let selector = LabelSelector { match_expressions: Some(vec![expression]), match_labels: None };
+        let namespaces = RouteNamespaces { from: Some(FromNamespaces::Selector), selector: Some(selector) };
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        AllowedNamespaces::read(Some(&namespaces)).0.allows("gateways", "shop", &labels)
+    }
+
+    #[test]
+    fn selects_by_expressions_as_kubernetes_does() {
+        let gold = [("tier", "gold")];
+        assert!(allows("In", &["gold", "silver"], &gold));
+        assert!(!allows("In", &["silver"], &gold));
+        assert!(!allows("In", &["gold"], &[]));
+        assert!(!allows("NotIn", &["gold"], &gold));
+        assert!(allows("NotIn", &["gold"], &[]));
+        assert!(allows("Exists", &[], &gold));
+        assert!(!allows("Exists", &[], &[]));
+        assert!(allows("DoesNotExist", &[], &[]));
+        assert!(!allows("DoesNotExist", &[], &gold));
+    }
+
+    #[test]
+    fn a_senseless_selector_lets_nobody_in() {
+        assert!(!allows("Like", &["g*"], &[("tier", "gold")]));
+        assert!(!allows("In", &[], &[("tier", "gold")]));
+    }
+
+    #[test]
+    fn the_name_label_needs_no_namespace_object() {
+        let match_labels = BTreeMap::from([(NAME_LABEL.to_owned(), "shop".to_owned())]);
+        let selector = LabelSelector { match_expressions: None, match_labels: Some(match_labels) };
+        let allowed = AllowedNamespaces::Selector(selector);
+        assert!(allowed.allows("gateways", "shop", &BTreeMap::new()));
+        assert!(!allowed.allows("gateways", "other", &BTreeMap::new()));
+    }
+}

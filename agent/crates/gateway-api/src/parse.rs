@@ -1,0 +1,124 @@
+//! From untyped values (a YAML document, a watch event) to typed objects.
+//!
+//! Unknown fields are no error, but they are named, so that a mistyped field is never ignored in silence. What the
+//! translation must not depend on (`status`, `metadata.managedFields`, `metadata.resourceVersion`) is dropped: a write
+//! of a status then changes no object.
+
+use serde_json::Value;
+
+use crate::object::{Kind, Object};
+
+/// A typed object, and what of its text has no meaning.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The object.
+    pub object: Object,
+    /// Paths of fields that the kind does not have, e.g. `spec.rules.0.backendRef`.
+    pub unknown_fields: Vec<String>,
+}
+
+/// Why a value is no object that can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not an object at all, or without `apiVersion`, `kind` or `metadata.name`.
+    #[error("{0} is missing: every object needs apiVersion, kind and metadata.name")]
+    Missing(&'static str),
+    /// Not one of [`Kind::ALL`], or a version of it that is not read.
+    #[error("{kind} of {api_version} is not read: remove it, or mend its apiVersion or kind")]
+    UnknownKind {
+        /// `apiVersion` as written.
+        api_version: String,
+        /// `kind` as written.
+        kind: String,
+    },
+    /// A field has the wrong type, a value that the kind does not allow, or is missing.
+    #[error("{kind}/{name}: {message}")]
+    Invalid {
+        /// Kind.
+        kind: Kind,
+        /// Name, with the namespace in front.
+        name: String,
+        /// The field and what is wrong with it.
+        message: String,
+    },
+}
+
+/// Reads an object. A namespaced object without a namespace is in `default`.
+///
+/// # Errors
+/// See [`ParseError`]. Never panics, whatever the value is.
+pub fn parse(mut value: Value) -> Result<Parsed, ParseError> {
+    let text = |pointer: &'static str, name: &'static str| {
+        value
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+            .ok_or(ParseError::Missing(name))
+    };
+    let api_version = text("/apiVersion", "apiVersion")?;
+    let kind_name = text("/kind", "kind")?;
+    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+    let Some(kind) = Kind::find(group, version, &kind_name) else {
+        return Err(ParseError::UnknownKind { api_version, kind: kind_name });
+    };
+    let name = text("/metadata/name", "metadata.name")?;
+    let fields = value.as_object_mut().ok_or(ParseError::Missing("metadata"))?;
+    fields.remove("status");
+    // A kind read under several versions has one type, whose own version the type's reader expects.
+    fields.remove("apiVersion");
+    fields.remove("kind");
+    if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+        metadata.remove("resourceVersion");
+        match metadata.get("namespace").and_then(Value::as_str) {
+            None | Some("") if kind.is_namespaced() => {
+                metadata.insert("namespace".to_owned(), Value::from("default"));
+            }
+            Some(_) if !kind.is_namespaced() => {
+                metadata.remove("namespace");
+            }
+            _ => {}
+        }
+    }
+    if kind == Kind::Secret {
+        encode_string_data(fields);
+    }
+    let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+    let shown_name = if namespace.is_empty() { name } else { format!("{namespace}/{name}") };
+    let mut unknown_fields = Vec::new();
+    // `apiVersion` and `kind` are judged above and taken off, so a type that wants them gets its own.
+    let object = Object::deserialize(kind, with_type(value, kind), &mut unknown_fields)
+        .map_err(|error| ParseError::Invalid { kind, name: shown_name, message: error.to_string() })?;
+    unknown_fields.retain(|path| path != "apiVersion" && path != "kind");
+    Ok(Parsed { object, unknown_fields })
+}
+
+/// Puts the canonical `apiVersion` and `kind` back: the readers of Kubernetes' own kinds check them.
+fn with_type(mut value: Value, kind: Kind) -> Value {
+    let version = match kind {
+        Kind::TrafficDomain | Kind::Backend => "v1alpha1",
+        _ => "v1",
+    };
+    let api_version = if kind.group().is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group()) };
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("apiVersion".to_owned(), Value::from(api_version));
+        fields.insert("kind".to_owned(), Value::from(kind.as_str()));
+    }
+    value
+}
+
+/// `stringData` is write-only: an API server moves it to `data` in base64, a folder of files has nobody else to do so.
+fn encode_string_data(fields: &mut serde_json::Map<String, Value>) {
+    let Some(Value::Object(strings)) = fields.remove("stringData") else { return };
+    let data = fields.entry("data").or_insert_with(|| Value::Object(serde_json::Map::new()));
+    let Some(data) = data.as_object_mut() else { return };
+    for (key, text) in strings {
+        if let Some(text) = text.as_str() {
+            let bytes = k8s_openapi::ByteString(text.as_bytes().to_vec());
+            if let Ok(encoded) = serde_json::to_value(bytes) {
+                data.insert(key, encoded);
+            }
+        }
+    }
+}

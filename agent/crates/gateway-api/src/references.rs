@@ -1,0 +1,111 @@
+//! References of routes to backends: which backend a `backendRef` means, and whether the route may use it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tidegate_model::{BackendKey, ObjectName};
+
+use crate::{
+    generated::common::BackendObjectReference,
+    grants::CrossReference,
+    object::{ENVOY_GROUP, GATEWAY_GROUP, Kind, OWN_GROUP},
+    status::Problem,
+    translator::store::Store,
+};
+
+/// What a route refers to: what it depends on, and what of it can be used.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Uses {
+    /// Backends that are named, whether they exist or not.
+    pub(crate) named: BTreeSet<BackendKey>,
+    /// Backends that requests may be sent to.
+    pub(crate) usable: BTreeSet<BackendKey>,
+    /// Namespaces whose grants matter.
+    pub(crate) grants: BTreeSet<Arc<str>>,
+    /// References that lead nowhere.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Resolves the references of one route.
+#[derive(Debug)]
+pub(crate) struct Resolver<'a> {
+    store: &'a Store,
+    kind: Kind,
+    namespace: &'a str,
+    uses: Uses,
+}
+
+impl<'a> Resolver<'a> {
+    pub(crate) fn new(store: &'a Store, kind: Kind, namespace: &'a str) -> Self {
+        Self { store, kind, namespace, uses: Uses::default() }
+    }
+
+    pub(crate) fn into_uses(self) -> Uses {
+        self.uses
+    }
+
+    /// Finds the backend that the reference in `field` leads to. A reference that leads nowhere is noted.
+    pub(crate) fn resolve(&mut self, field: &str, reference: &BackendObjectReference) -> Result<BackendKey, Problem> {
+        let resolved = self.find(field, reference);
+        match &resolved {
+            Ok(key) => {
+                self.uses.usable.insert(key.clone());
+            }
+            Err(problem) => self.uses.problems.push(problem.clone()),
+        }
+        resolved
+    }
+
+    fn find(&mut self, field: &str, reference: &BackendObjectReference) -> Result<BackendKey, Problem> {
+        let group = reference.group.as_deref().unwrap_or_default();
+        let kind = reference.kind.as_deref().unwrap_or("Service");
+        let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(self.namespace);
+        let name = ObjectName::new(namespace, &reference.name);
+        let (key, missing_port) = match (group, kind) {
+            ("" | "core", "Service") => match reference.port.map(u16::try_from) {
+                Some(Ok(port)) if port > 0 => (BackendKey::Service { name, port }, false),
+                _ => (BackendKey::Service { name, port: 0 }, true),
+            },
+            (OWN_GROUP | ENVOY_GROUP, "Backend") => (BackendKey::Backend { name }, false),
+            _ => {
+                let shown = if group.is_empty() { "the core group" } else { group };
+                return Err(Problem::new(
+                    "InvalidKind",
+                    format!(
+                        "{field}: kind {kind} of {shown} cannot be a backend: use a Service, or a Backend of {OWN_GROUP}"
+                    ),
+                ));
+            }
+        };
+        if namespace != self.namespace {
+            self.uses.grants.insert(Arc::from(namespace));
+            let cross = CrossReference {
+                from_group: GATEWAY_GROUP,
+                from_kind: self.kind.as_str(),
+                from_namespace: self.namespace,
+                to_group: if kind == "Service" { "" } else { group },
+                to_kind: kind,
+                to_name: &reference.name,
+            };
+            if !self.store.is_granted(namespace, cross) {
+                return Err(Problem::new(
+                    "RefNotPermitted",
+                    format!(
+                        "{field}: {kind} {namespace}/{} is in another namespace: make a ReferenceGrant in {namespace} from {} of {}",
+                        reference.name, self.kind, self.namespace
+                    ),
+                ));
+            }
+        }
+        if missing_port {
+            return Err(Problem::new(
+                "BackendNotFound",
+                format!("{field}.port is missing: a Service needs one, 1 to 65535"),
+            ));
+        }
+        self.uses.named.insert(key.clone());
+        match self.store.read_backend(&key) {
+            Ok(_) => Ok(key),
+            Err(problem) => Err(Problem::new(problem.reason, format!("{field}: {}", problem.message))),
+        }
+    }
+}

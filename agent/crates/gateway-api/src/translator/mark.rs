@@ -1,0 +1,124 @@
+//! Which work a changed object makes.
+
+use std::collections::BTreeSet;
+
+use tidegate_model::{BackendKey, DomainName, ObjectName};
+
+use super::{
+    Translator,
+    store::{service_of_slice, services_of_policy},
+};
+use crate::object::{Kind, Object, ObjectRef};
+
+/// Routes that are looked at with their rules.
+pub(super) const ROUTE_KINDS: [Kind; 2] = [Kind::HTTPRoute, Kind::GRPCRoute];
+
+/// What must be looked at again.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) domains: BTreeSet<DomainName>,
+    pub(super) classes: BTreeSet<ObjectName>,
+    pub(super) secrets: BTreeSet<ObjectName>,
+    pub(super) gateways: BTreeSet<ObjectName>,
+    pub(super) gateway_statuses: BTreeSet<ObjectName>,
+    pub(super) backends: BTreeSet<BackendKey>,
+    pub(super) endpoints: BTreeSet<BackendKey>,
+    pub(super) routes: BTreeSet<ObjectRef>,
+    pub(super) unserved: BTreeSet<ObjectRef>,
+}
+
+impl Translator {
+    /// Puts or removes an object and marks the work that follows.
+    pub(super) fn replace(&mut self, reference: &ObjectRef, object: Option<Object>) {
+        if self.store.find(reference) == object.as_ref() {
+            return;
+        }
+        let before = self.store.replace(reference, object);
+        let name = &reference.name;
+        match reference.kind {
+            Kind::TrafficDomain => {
+                self.work.domains.insert(DomainName(name.name.clone()));
+            }
+            Kind::GatewayClass => {
+                self.work.classes.insert(name.clone());
+            }
+            Kind::Gateway => {
+                self.work.gateways.insert(name.clone());
+            }
+            Kind::HTTPRoute | Kind::GRPCRoute => {
+                self.work.routes.insert(reference.clone());
+            }
+            Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute | Kind::ListenerSet => {
+                self.work.unserved.insert(reference.clone());
+            }
+            Kind::BackendTLSPolicy => {
+                self.work.unserved.insert(reference.clone());
+                let after = services_of_policy(name, self.store.find(reference));
+                for service in after.union(&services_of_policy(name, before.as_ref())) {
+                    self.mark_service(service, false);
+                }
+            }
+            Kind::ReferenceGrant => {
+                let namespace = &name.namespace;
+                self.work.gateways.extend(self.edges.gateway_grants.sources_of(namespace).cloned());
+                self.work.routes.extend(self.edges.route_grants.sources_of(namespace).cloned());
+            }
+            Kind::Backend => {
+                self.work.backends.insert(BackendKey::Backend { name: name.clone() });
+                self.work.unserved.insert(reference.clone());
+            }
+            Kind::Namespace => self.mark_namespace(before.as_ref(), reference),
+            Kind::Service => self.mark_service(name, false),
+            Kind::EndpointSlice => {
+                self.work.unserved.insert(reference.clone());
+                let after = self.store.find(reference).and_then(service_of_slice);
+                for service in [before.as_ref().and_then(service_of_slice), after].iter().flatten() {
+                    self.mark_service(service, true);
+                }
+            }
+            Kind::Secret => {
+                if self.edges.gateway_secrets.is_target(name) {
+                    self.work.secrets.insert(name.clone());
+                }
+            }
+            Kind::ConfigMap => {
+                self.work.domains.extend(self.edges.domain_config_maps.sources_of(name).cloned());
+            }
+        }
+    }
+
+    /// Marks the ports of a Service that routes refer to, or only where their endpoints are.
+    fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
+        let first = BackendKey::Service { name: name.clone(), port: 0 };
+        let last = BackendKey::Service { name: name.clone(), port: u16::MAX };
+        let keys = self.edges.route_backends.targets_in(first..=last).cloned();
+        if endpoints_only {
+            self.work.endpoints.extend(keys);
+        } else {
+            self.work.backends.extend(keys);
+        }
+    }
+
+    /// Labels of a namespace matter to its routes only, and only where a listener selects by labels.
+    fn mark_namespace(&mut self, before: Option<&Object>, reference: &ObjectRef) {
+        let labels = |object: Option<&Object>| object.and_then(|object| object.metadata().labels.clone());
+        if labels(before).unwrap_or_default() == labels(self.store.find(reference)).unwrap_or_default() {
+            return;
+        }
+        for kind in ROUTE_KINDS {
+            let routes = self.store.references_in(kind, &reference.name.name);
+            let reads = routes.filter(|route| self.routes.get(route).is_none_or(|state| state.reads_labels));
+            self.work.routes.extend(reads.cloned());
+        }
+    }
+
+    /// Marks what the settings decide about; the rest follows from what changes.
+    pub(super) fn mark_everything(&mut self) {
+        self.work.domains.extend(self.drafts.keys().cloned());
+        let of = |kind| self.store.references_of(kind);
+        self.work.classes.extend(of(Kind::GatewayClass).map(|reference| reference.name.clone()));
+        for kind in ROUTE_KINDS {
+            self.work.routes.extend(of(kind).cloned());
+        }
+    }
+}

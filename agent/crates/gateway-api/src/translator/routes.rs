@@ -1,0 +1,233 @@
+//! Stage: HTTPRoutes and GRPCRoutes: attached to listeners, their rules put into the models of the domains they reach.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use tidegate_model::{
+    Attachment, BackendKey, DomainName, Key, ListenerKey, ObjectName, Resource, Rule, RuleKey, RuleKind,
+};
+
+use super::Translator;
+use crate::{
+    attach::{Applicant, find_attachments},
+    generated::common::ParentReference,
+    httproute::{RouteDraft, read_grpc_route, read_http_route},
+    object::{GATEWAY_GROUP, Kind, ObjectRef},
+    status::{Conditions, ObjectStatus, ParentStatus, Problem, condition},
+};
+
+/// What a route has in the models.
+#[derive(Debug, Default)]
+pub(super) struct RouteState {
+    rules: BTreeMap<DomainName, BTreeSet<RuleKey>>,
+    backends: BTreeSet<(DomainName, BackendKey)>,
+    attached: BTreeSet<ListenerKey>,
+    /// Whether the labels of its namespace decide about an attachment.
+    pub(super) reads_labels: bool,
+}
+
+/// What a parent reference of a route came to.
+struct Parent {
+    reference: ParentReference,
+    controller: Arc<str>,
+    outcome: Result<(DomainName, Vec<Attachment>), Problem>,
+}
+
+impl Translator {
+    pub(super) fn settle_routes(&mut self) {
+        for route in std::mem::take(&mut self.work.routes) {
+            self.settle_route(&route);
+        }
+    }
+
+    fn settle_route(&mut self, route: &ObjectRef) {
+        let draft = match route.kind {
+            Kind::GRPCRoute => self.store.find_grpc_route(&route.name).map(|found| read_grpc_route(found, &self.store)),
+            _ => self.store.find_http_route(&route.name).map(|found| read_http_route(found, &self.store)),
+        };
+        let Some(draft) = draft else {
+            self.drop_route(route);
+            return;
+        };
+        self.translated += 1;
+        let parents = self.find_parents(route, &draft);
+        let mut state = RouteState::default();
+        let mut attachments: BTreeMap<DomainName, BTreeMap<ListenerKey, Attachment>> = BTreeMap::new();
+        for parent in &parents {
+            let Ok((domain, found)) = &parent.outcome else { continue };
+            for attachment in found {
+                state.attached.insert(attachment.listener.clone());
+                let of_domain = attachments.entry(domain.clone()).or_default();
+                of_domain.insert(attachment.listener.clone(), attachment.clone());
+            }
+        }
+        let gateways: BTreeSet<_> = draft.parents.iter().filter_map(|parent| gateway_of(parent, route)).collect();
+        state.reads_labels =
+            gateways.iter().any(|name| self.gateways.get(name).is_some_and(|gateway| gateway.view.reads_labels()));
+        self.edges.route_gateways.replace(route, gateways);
+        self.edges.route_grants.replace(route, draft.uses.grants.clone());
+        let orphans = self.edges.route_backends.replace(route, draft.uses.named.clone());
+        for key in &draft.uses.named {
+            self.require_backend(key);
+        }
+        // What is put into a model that is not here would be missing when it comes.
+        attachments.retain(|domain, _| self.models.is_here(domain));
+        for (domain, attachments) in attachments {
+            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone())));
+            let attachments: Vec<_> = attachments.into_values().collect();
+            let keys =
+                draft.rules.iter().map(|(index, rule)| self.put_rule(&domain, route, *index, rule, &attachments));
+            let keys = keys.collect();
+            state.rules.insert(domain, keys);
+        }
+        self.set_route_status(route, &draft, parents);
+        self.replace_route(route, state);
+        for orphan in orphans {
+            self.backends.remove(&orphan);
+        }
+    }
+
+    fn drop_route(&mut self, route: &ObjectRef) {
+        self.edges.route_gateways.replace(route, BTreeSet::new());
+        self.edges.route_grants.replace(route, BTreeSet::new());
+        let orphans = self.edges.route_backends.replace(route, BTreeSet::new());
+        self.set_status(route, None);
+        self.replace_route(route, RouteState::default());
+        self.routes.remove(route);
+        for orphan in orphans {
+            self.backends.remove(&orphan);
+        }
+    }
+
+    fn put_rule(
+        &mut self,
+        domain: &DomainName,
+        route: &ObjectRef,
+        index: u16,
+        rule: &Rule,
+        attachments: &[Attachment],
+    ) -> RuleKey {
+        let kind = if route.kind == Kind::GRPCRoute { RuleKind::GRPCRoute } else { RuleKind::HTTPRoute };
+        let key = RuleKey { kind, route: route.name.clone(), index };
+        let rule = Rule { attachments: attachments.to_vec(), ..rule.clone() };
+        self.models.put(domain, Resource::Rule(key.clone(), Arc::new(rule)));
+        key
+    }
+
+    /// Replaces the record of what a route has in the models, and brings everything counted in line with it.
+    fn replace_route(&mut self, route: &ObjectRef, state: RouteState) {
+        let is_grpc = route.kind == Kind::GRPCRoute;
+        let before = self.routes.remove(route).unwrap_or_default();
+        for (domain, key) in state.backends.difference(&before.backends) {
+            if let Some(current) = self.backends.get(key).and_then(|backend| backend.current()) {
+                self.models.use_backend(domain, key, is_grpc, &current);
+            }
+        }
+        for (domain, key) in before.backends.difference(&state.backends) {
+            let current = self.backends.get(key).and_then(|backend| backend.current());
+            self.models.release_backend(domain, key, is_grpc, current.as_ref());
+        }
+        for (domain, keys) in &before.rules {
+            let kept = state.rules.get(domain);
+            for key in keys.iter().filter(|key| kept.is_none_or(|kept| !kept.contains(*key))) {
+                self.models.remove(domain, Key::Rule(key.clone()));
+            }
+        }
+        for key in state.attached.symmetric_difference(&before.attached) {
+            let count = self.attached.entry(key.clone()).or_default();
+            if state.attached.contains(key) {
+                *count += 1;
+            } else {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.attached.remove(key);
+                }
+            }
+            self.work.gateway_statuses.insert(key.gateway.clone());
+        }
+        self.routes.insert(route.clone(), state);
+    }
+
+    /// Finds what each parent reference comes to; those of other controllers are left out.
+    fn find_parents(&self, route: &ObjectRef, draft: &RouteDraft) -> Vec<Parent> {
+        let unknown = |reference: &ParentReference, message: String| {
+            self.settings.reports_missing_parents.then(|| Parent {
+                reference: reference.clone(),
+                controller: Arc::from(self.settings.controller_names.first().map_or("", String::as_str)),
+                outcome: Err(Problem::new("NoMatchingParent", message)),
+            })
+        };
+        let find = |reference: &ParentReference| {
+            let Some(name) = gateway_of(reference, route) else {
+                let kind = reference.kind.as_deref().unwrap_or("Gateway");
+                return unknown(
+                    reference,
+                    format!("spec.parentRefs: a {kind} as parent is not served: name a Gateway"),
+                );
+            };
+            let Some(gateway) = self.gateways.get(&name) else {
+                return unknown(
+                    reference,
+                    format!(
+                        "spec.parentRefs: Gateway/{name} does not exist, or its class is of another controller: change name or namespace"
+                    ),
+                );
+            };
+            let applicant = Applicant {
+                kind: route.kind,
+                namespace: &route.name.namespace,
+                namespace_labels: self.store.namespace_labels(&route.name.namespace),
+                hostnames: &draft.hostnames,
+            };
+            let outcome = match (&gateway.view.domain, &draft.rejection) {
+                (_, Some(problem)) => Err(problem.clone()),
+                (Err(problem), None) => Err(problem.clone()),
+                (Ok(domain), None) => find_attachments(&name, &gateway.view, reference, applicant)
+                    .map(|attachments| (domain.clone(), attachments)),
+            };
+            Some(Parent { reference: reference.clone(), controller: gateway.controller.clone(), outcome })
+        };
+        draft.parents.iter().filter_map(find).collect()
+    }
+
+    fn set_route_status(&mut self, route: &ObjectRef, draft: &RouteDraft, parents: Vec<Parent>) {
+        let refs_problem = draft.uses.problems.first().map(|first| {
+            let messages: Vec<_> = draft.uses.problems.iter().map(|problem| problem.message.as_str()).collect();
+            Problem::new(first.reason, messages.join("; "))
+        });
+        let parents: Vec<_> = parents
+            .into_iter()
+            .map(|parent| {
+                let mut conditions = Conditions::new(draft.generation);
+                let problem = parent.outcome.as_ref().err();
+                conditions.judge(condition::ACCEPTED, "Accepted", problem).judge(
+                    condition::RESOLVED_REFS,
+                    "ResolvedRefs",
+                    refs_problem.as_ref(),
+                );
+                if problem.is_none() {
+                    conditions.partially_invalid(&draft.faults).enforced(&draft.unenforced);
+                }
+                ParentStatus {
+                    parent: parent.reference,
+                    controller: parent.controller,
+                    conditions: conditions.into_list(),
+                }
+            })
+            .collect();
+        // A route that had parents here and has none now keeps an empty status, so that what was written is taken back.
+        let is_known = self.statuses.contains_key(route) || !parents.is_empty();
+        let status = is_known.then(|| ObjectStatus { parents, ..ObjectStatus::default() });
+        self.set_status(route, status);
+    }
+}
+
+/// The Gateway that a parent reference names; `None` for a parent of another kind.
+pub(super) fn gateway_of(reference: &ParentReference, route: &ObjectRef) -> Option<ObjectName> {
+    let is_gateway = reference.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
+        && reference.kind.as_deref().unwrap_or("Gateway") == "Gateway";
+    let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(&route.name.namespace);
+    is_gateway.then(|| ObjectName::new(namespace, &reference.name))
+}

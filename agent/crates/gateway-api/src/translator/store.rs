@@ -1,0 +1,201 @@
+//! The objects as they are, with the look-ups that reading them needs. Knows nothing of what they are translated to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Namespace, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use tidegate_model::{BackendKey, Endpoints, ObjectName};
+
+use super::index::Index;
+use crate::{
+    api::{Backend, TrafficDomain},
+    endpoints::{
+        ReadBackend, SERVICE_NAME_LABEL, hostnames, read_backend, read_backend_endpoints, read_service, read_slices,
+    },
+    generated::{
+        gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute, http_route::HttpRoute,
+        reference_grant::ReferenceGrant,
+    },
+    grants::{CrossReference, is_permitted},
+    object::{Kind, Object, ObjectRef},
+    status::Problem,
+};
+
+/// All objects and what the agent has resolved.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    objects: BTreeMap<ObjectRef, Object>,
+    /// EndpointSlice to Service.
+    slices: Index<ObjectName, ObjectName>,
+    /// BackendTLSPolicy to Service.
+    tls_policies: Index<ObjectName, ObjectName>,
+    /// `Backend` to the names that it needs.
+    hostnames: Index<ObjectName, String>,
+    resolved: BTreeMap<String, Vec<IpAddr>>,
+}
+
+macro_rules! finders {
+    ($($finder:ident: $kind:ident -> $type:ty;)+) => {
+        $(pub(crate) fn $finder(&self, name: &ObjectName) -> Option<&Arc<$type>> {
+            match self.objects.get(&ObjectRef::new(Kind::$kind, name.clone()))? {
+                Object::$kind(object) => Some(object),
+                _ => None,
+            }
+        })+
+    };
+}
+
+impl Store {
+    finders! {
+        find_domain: TrafficDomain -> TrafficDomain;
+        find_class: GatewayClass -> GatewayClass;
+        find_gateway: Gateway -> Gateway;
+        find_http_route: HTTPRoute -> HttpRoute;
+        find_grpc_route: GRPCRoute -> GrpcRoute;
+        find_backend: Backend -> Backend;
+        find_namespace: Namespace -> Namespace;
+        find_service: Service -> Service;
+        find_secret: Secret -> Secret;
+        find_config_map: ConfigMap -> ConfigMap;
+    }
+
+    pub(crate) fn find(&self, reference: &ObjectRef) -> Option<&Object> {
+        self.objects.get(reference)
+    }
+
+    /// Puts or removes an object; returns what was there.
+    pub(crate) fn replace(&mut self, reference: &ObjectRef, object: Option<Object>) -> Option<Object> {
+        let name = &reference.name;
+        match reference.kind {
+            Kind::EndpointSlice => {
+                let service = object.as_ref().and_then(service_of_slice);
+                self.slices.replace(name, service.into_iter().collect());
+            }
+            Kind::BackendTLSPolicy => {
+                self.tls_policies.replace(name, services_of_policy(name, object.as_ref()));
+            }
+            Kind::Backend => {
+                let names = match &object {
+                    Some(Object::Backend(backend)) => hostnames(backend).collect(),
+                    _ => BTreeSet::new(),
+                };
+                for orphan in self.hostnames.replace(name, names) {
+                    self.resolved.remove(&orphan);
+                }
+            }
+            _ => {}
+        }
+        match object {
+            Some(object) => self.objects.insert(reference.clone(), object),
+            None => self.objects.remove(reference),
+        }
+    }
+
+    /// References of all objects of a kind in a namespace.
+    pub(crate) fn references_in(&self, kind: Kind, namespace: &str) -> impl Iterator<Item = &ObjectRef> {
+        let start = ObjectRef::new(kind, ObjectName::new(namespace, ""));
+        let namespace = start.name.namespace.clone();
+        self.objects
+            .range(start..)
+            .map(|(reference, _)| reference)
+            .take_while(move |reference| reference.kind == kind && reference.name.namespace == namespace)
+    }
+
+    /// References of all objects of a kind.
+    pub(crate) fn references_of(&self, kind: Kind) -> impl Iterator<Item = &ObjectRef> {
+        let start = ObjectRef::new(kind, ObjectName::new("", ""));
+        self.objects.range(start..).map(|(reference, _)| reference).take_while(move |reference| reference.kind == kind)
+    }
+
+    /// Labels of a namespace; none when there is no such object.
+    pub(crate) fn namespace_labels(&self, namespace: &str) -> &BTreeMap<String, String> {
+        static NONE: BTreeMap<String, String> = BTreeMap::new();
+        let found = self.find_namespace(&ObjectName::new("", namespace));
+        found.and_then(|namespace| namespace.metadata.labels.as_ref()).unwrap_or(&NONE)
+    }
+
+    /// Whether a reference into another namespace is granted there.
+    pub(crate) fn is_granted(&self, to_namespace: &str, reference: CrossReference<'_>) -> bool {
+        let grants =
+            self.references_in(Kind::ReferenceGrant, to_namespace).filter_map(|grant| match self.find(grant) {
+                Some(Object::ReferenceGrant(grant)) => Some(grant as &Arc<ReferenceGrant>),
+                _ => None,
+            });
+        is_permitted(grants, reference)
+    }
+
+    /// Checks that a backend can be used.
+    pub(crate) fn read_backend(&self, key: &BackendKey) -> ReadBackend {
+        match key {
+            BackendKey::Backend { name } => read_backend(name, self.find_backend(name).map(|backend| &**backend)),
+            BackendKey::Service { name, port } => {
+                let read = read_service(name, *port, self.find_service(name).map(|service| &**service))?;
+                match self.tls_policies.sources_of(name).next() {
+                    None => Ok(read),
+                    Some(policy) => Err(Problem::new(
+                        "UnsupportedProtocol",
+                        format!(
+                            "Service/{name} port {port}: BackendTLSPolicy/{policy} demands TLS, which is not served yet; nothing is sent in clear: remove the policy to send clear text"
+                        ),
+                    )),
+                }
+            }
+        }
+    }
+
+    /// Endpoints of a backend.
+    pub(crate) fn read_endpoints(&self, key: &BackendKey) -> Endpoints {
+        match key {
+            BackendKey::Backend { name } => self
+                .find_backend(name)
+                .map(|backend| read_backend_endpoints(backend, &self.resolved))
+                .unwrap_or_default(),
+            BackendKey::Service { name, port } => {
+                let Some(service) = self.find_service(name) else { return Endpoints::default() };
+                let slices = self.slices.sources_of(name).filter_map(|slice| {
+                    match self.find(&ObjectRef::new(Kind::EndpointSlice, slice.clone())) {
+                        Some(Object::EndpointSlice(slice)) => Some(&**slice as &EndpointSlice),
+                        _ => None,
+                    }
+                });
+                read_slices(*port, service, slices)
+            }
+        }
+    }
+
+    /// Takes the addresses of a name; returns the `Backend` objects that need them, none when nothing changed.
+    pub(crate) fn resolve(&mut self, hostname: &str, addresses: Vec<IpAddr>) -> Vec<ObjectName> {
+        let hostname = hostname.to_owned();
+        if !self.hostnames.is_target(&hostname) || self.resolved.get(&hostname) == Some(&addresses) {
+            return Vec::new();
+        }
+        let users = self.hostnames.sources_of(&hostname).cloned().collect();
+        self.resolved.insert(hostname, addresses);
+        users
+    }
+
+    /// Names that must be resolved.
+    pub(crate) fn hostnames(&self) -> impl Iterator<Item = &String> {
+        self.hostnames.targets()
+    }
+}
+
+/// The Service that an EndpointSlice belongs to.
+pub(crate) fn service_of_slice(object: &Object) -> Option<ObjectName> {
+    let Object::EndpointSlice(slice) = object else { return None };
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
+    Some(ObjectName::new(slice.metadata.namespace.as_deref()?, service))
+}
+
+/// The Services that a BackendTLSPolicy is for.
+pub(crate) fn services_of_policy(name: &ObjectName, object: Option<&Object>) -> BTreeSet<ObjectName> {
+    let Some(Object::BackendTLSPolicy(policy)) = object else { return BTreeSet::new() };
+    let targets = policy.spec.target_refs.iter().filter(|target| target.group.is_empty() && target.kind == "Service");
+    targets.map(|target| ObjectName::new(&name.namespace, &target.name)).collect()
+}

@@ -81,7 +81,7 @@ fn without_descriptors_new_connections_are_refused_and_counted_and_nothing_spins
     })
     .unwrap();
     let refused = wait_until("refusals to be counted", SOON, || {
-        let count = agent.metric("tidegate_connections_refused_total", &[("domain", "public")]).ok()?;
+        let count = agent.metric(tidegate_lab::metrics::names::CONNECTIONS_REFUSED, &[("domain", "public")]).ok()?;
         (count > 0.0).then_some(count)
     })
     .unwrap();

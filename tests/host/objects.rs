@@ -56,8 +56,8 @@ fn of_two_gateways_that_claim_one_frontend_the_older_keeps_it() {
     wait_until("the conflict to be reported", SOON, || {
         let status = agent.cli(&["status", "-o", "json"]).ok()?.json().ok()?;
         let gateways = status["gateways"].as_array()?.clone();
-        let thief = gateways.into_iter().find(|gateway| gateway["name"] == "thief")?;
-        thief.to_string().contains("\"False\"").then_some(())
+        let thief = gateways.into_iter().find(|gateway| gateway["name"] == "gw/thief")?;
+        thief.to_string().contains("\"isGood\":false").then_some(())
     })
     .unwrap();
     for _ in 0..10 {

@@ -25,6 +25,10 @@ use crate::{
 const READY: Duration = Duration::from_secs(30);
 /// Time for the agent and its workers to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
+/// Standard error of init, agent and workers.
+const LOG: &str = "tidegate.log";
+/// Standard output: the workers' access log.
+const ACCESS_LOG: &str = "access.log";
 /// Lines of the log shown with a failure.
 const TAIL: usize = 60;
 
@@ -110,7 +114,8 @@ impl<'a> Agent<'a> {
                 command
             }
         };
-        let log = File::options().create(true).append(true).open(log_path(lab))?;
+        let open = |name| File::options().create(true).append(true).open(lab.folder().join("logs").join(name));
+        let (access, log) = (open(ACCESS_LOG)?, open(LOG)?);
         command
             .arg("run")
             .arg("--source")
@@ -123,7 +128,7 @@ impl<'a> Agent<'a> {
             .arg(lab.folder().join("bpf"))
             .args(&options.arguments)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            .stdout(access)
             .stderr(log);
         let init = lab.gateway.start(&mut command).with_context(|| format!("start {command:?}"))?;
         Ok(Self { lab, init, options, is_ended: false })
@@ -236,13 +241,18 @@ impl<'a> Agent<'a> {
 
     /// Everything logged so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(log_path(self.lab)).unwrap_or_default()
+        fs::read_to_string(self.lab.folder().join("logs").join(LOG)).unwrap_or_default()
     }
 
-    /// The end of the log, less the access log.
+    /// The access log so far.
+    pub fn access_log(&self) -> String {
+        fs::read_to_string(self.lab.folder().join("logs").join(ACCESS_LOG)).unwrap_or_default()
+    }
+
+    /// The end of the log.
     pub fn log_tail(&self) -> String {
         let log = self.log();
-        let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with("{\"")).collect();
+        let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(TAIL)..].join("\n")
     }
 
@@ -278,7 +288,7 @@ impl<'a> Agent<'a> {
         let status = self.cli(&["status", "-o", "json"])?.json()?;
         let gateways = status["gateways"].as_array().into_iter().flatten();
         gateways
-            .filter(|gateway| gateway["namespace"] == namespace && gateway["name"] == name)
+            .filter(|gateway| gateway["name"] == format!("{namespace}/{name}"))
             .find_map(|gateway| gateway["addresses"][0].as_str()?.parse().ok())
             .with_context(|| format!("Gateway {namespace}/{name} has no address: {status}"))
     }
@@ -322,10 +332,6 @@ pub fn admin() -> SocketAddr {
 /// Socket of the command line.
 pub fn socket_path(lab: &Lab) -> PathBuf {
     lab.folder().join("run/tidegate.sock")
-}
-
-fn log_path(lab: &Lab) -> PathBuf {
-    lab.folder().join("logs/tidegate.log")
 }
 
 fn said(output: std::io::Result<std::process::Output>) -> anyhow::Result<Said> {

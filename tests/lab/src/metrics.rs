@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 /// Names of the agent's metrics that the lab's users ask for.
 pub mod names {
     /// Verdicts of the kernel by `domain`, `hook` and `reason`.
-    pub const VERDICTS: &str = "tidegate_verdicts_total";
+    pub const VERDICTS: &str = "tidegate_kernel_packets_total";
     /// Requests by `domain`, `gateway`, `route` and `status` (class).
     pub const REQUESTS: &str = "tidegate_requests_total";
+    /// Answers that no backend gave, by `domain` and `reason`.
+    pub const LOCAL_RESPONSES: &str = "tidegate_local_responses_total";
+    /// Connections closed unserved, by `domain` and `reason`.
+    pub const CONNECTIONS_REFUSED: &str = "tidegate_connections_refused_total";
 }
 
 /// One sample of a scrape.

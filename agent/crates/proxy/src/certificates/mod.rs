@@ -7,7 +7,7 @@
 //! A client whose SNI belongs to no listener is refused with the alert `unrecognized_name`; so is one without SNI when no
 //! listener is for every host: any certificate would be the wrong one.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use hashbrown::HashMap;
 use rustls::{
@@ -162,15 +162,12 @@ impl Certificates {
 
     fn find(&self, name: Option<&str>) -> &SameName {
         name.and_then(|name| {
-            let lower;
-            let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                lower = name.to_ascii_lowercase();
-                &lower
-            } else {
-                name
+            let name = match name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                true => Cow::Owned(name.to_ascii_lowercase()),
+                false => Cow::Borrowed(name),
             };
             let wildcard = || self.wildcard.get(name.split_once('.')?.1);
-            self.exact.get(name).or_else(wildcard)
+            self.exact.get(&*name).or_else(wildcard)
         })
         .unwrap_or(&self.first)
     }

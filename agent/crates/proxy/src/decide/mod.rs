@@ -30,7 +30,7 @@ pub struct ConnectionFacts {
     pub peer: SocketAddr,
     /// Whether it is TLS.
     pub is_tls: bool,
-    /// Name that the client sent in its TLS handshake.
+    /// Name that the client sent in its TLS handshake: lower case, without a trailing dot.
     pub sni: Option<Arc<str>>,
 }
 
@@ -248,13 +248,13 @@ fn follow_rule(
     if let Some(problem) = &filters.broken {
         return Err(respond(500, "invalid_filter", Some((**problem).into()), Fields::new()));
     }
-    if let Some(cors) = &filters.cors
-        && Cors::is_preflight(head)
-    {
-        return Err(match cors.answer_preflight(head) {
-            Some(headers) => respond(200, "cors_preflight", None, headers),
-            None => respond(403, "cors_origin_denied", None, Fields::new()),
-        });
+    let is_preflight = Cors::is_preflight(head);
+    let answer_preflight = |cors: &Cors| match cors.answer_preflight(head) {
+        Some(headers) => respond(200, "cors_preflight", None, headers),
+        None => respond(403, "cors_origin_denied", None, Fields::new()),
+    };
+    if let Some(cors) = filters.cors.as_ref().filter(|_| is_preflight) {
+        return Err(answer_preflight(cors));
     }
     let grant_of = |cors: &Option<Cors>| cors.as_ref().map(|cors| cors.grant(head));
     let mut grant = grant_of(&filters.cors).unwrap_or(Grant::Nothing);
@@ -273,6 +273,9 @@ fn follow_rule(
     };
     if let Some(problem) = &chosen.filters.broken {
         return Err(respond(500, "invalid_filter", Some((**problem).into()), local_fields()));
+    }
+    if let Some(cors) = chosen.filters.cors.as_ref().filter(|_| is_preflight) {
+        return Err(answer_preflight(cors));
     }
     if let Some(to) = &chosen.filters.redirect {
         return Err(redirect(to, local_fields()));

@@ -359,7 +359,7 @@ fn certificates_are_replaced_under_a_listener_and_a_bad_one_leaves_the_old() {
     let config = |tables: &Tables| {
         let frontend = tables.find_frontend(connection(Some("")).local).expect("443 is a frontend");
         assert!(frontend.is_tls());
-        frontend.find_listener_without_name().expect("it is for every host").server_config()
+        frontend.find_listener_without_name().and_then(|listener| listener.server_config())
     };
     let before = config(&tables).unwrap();
     let apply = |tables: &mut Tables, change| {

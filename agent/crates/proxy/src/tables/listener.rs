@@ -69,7 +69,7 @@ impl Frontend {
         !self.https.is_empty()
     }
 
-    /// The listener for a host name (lower case, no port, no trailing dot). For the SNI of a connection ask with `is_tls`.
+    /// The listener for a host name (lower case, no port, no trailing dot).
     pub fn find_listener(&self, is_tls: bool, host: &str) -> Option<&Rc<ListenerState>> {
         self.by_protocol(is_tls).find(host).and_then(|listeners| listeners.first())
     }

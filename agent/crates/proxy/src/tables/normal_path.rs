@@ -17,8 +17,9 @@ pub struct NormalPath<'a> {
     pub had_dot_segments: bool,
 }
 
-/// The normal form of a path that begins with `/`; any other text (`*`) is left alone.
+/// The normal form of a path. What begins with no `/` is the `*` of `OPTIONS *`: it is judged as `/`, the whole host.
 pub fn normal_path(raw: &str) -> NormalPath<'_> {
+    let raw = if raw.starts_with('/') { raw } else { "/" };
     if is_normal(raw.as_bytes()) {
         return NormalPath { text: Cow::Borrowed(raw), had_dot_segments: false };
     }
@@ -31,8 +32,7 @@ pub fn normal_path(raw: &str) -> NormalPath<'_> {
 
 /// Whether nothing can need a change. Dots inside of a segment (`index.html`) are common and no reason to copy.
 fn is_normal(raw: &[u8]) -> bool {
-    raw.first() != Some(&b'/')
-        || memchr::memchr2_iter(b'%', b'.', raw).all(|at| raw[at] == b'.' && at > 0 && raw[at - 1] != b'/')
+    memchr::memchr2_iter(b'%', b'.', raw).all(|at| raw[at] == b'.' && at > 0 && raw[at - 1] != b'/')
 }
 
 fn decode_unreserved(raw: &str) -> String {
@@ -136,7 +136,7 @@ mod tests {
             ("/%252e%252e/x", "/%252e%252e/x"),
             ("/...", "/..."),
             ("/.well-known/x", "/.well-known/x"),
-            ("*", "*"),
+            ("*", "/"),
         ] {
             let path = normal_path(raw);
             assert_eq!((&*path.text, path.had_dot_segments), (normal, false), "{raw}");

@@ -359,7 +359,7 @@ fn certificates_are_replaced_under_a_listener_and_a_bad_one_leaves_the_old() {
     let config = |tables: &Tables| {
         let frontend = tables.find_frontend(connection(Some("")).local).expect("443 is a frontend");
         assert!(frontend.is_tls());
-        frontend.find_listener_without_name().and_then(|listener| listener.server_config())
+        frontend.server_config(None)
     };
     let before = config(&tables).unwrap();
     let apply = |tables: &mut Tables, change| {
@@ -373,5 +373,7 @@ fn certificates_are_replaced_under_a_listener_and_a_bad_one_leaves_the_old() {
     assert!(failures[0].1.contains("stays in use"), "{failures:?}");
     assert!(Arc::ptr_eq(&after, &config(&tables).unwrap()));
     apply(&mut tables, Change::Remove(Key::Certificate(certificate_key())));
-    assert!(config(&tables).is_none());
+    assert_eq!(config(&tables).unwrap_err(), "no_certificate");
+    apply(&mut tables, listener("https", Some("x.example"), true));
+    assert_eq!(config(&tables).unwrap_err(), "unrecognized_name");
 }

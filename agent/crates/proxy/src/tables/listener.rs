@@ -79,6 +79,19 @@ impl Frontend {
         self.https.any().and_then(|listeners| listeners.first())
     }
 
+    /// TLS for a new connection, by its SNI (lower case, no trailing dot).
+    ///
+    /// # Errors
+    /// Why there is none, as in the counter of failed handshakes: no listener is for that name
+    /// ([`UNRECOGNIZED_NAME`](crate::certificates::UNRECOGNIZED_NAME) tells the client), or it has no usable certificate.
+    pub fn server_config(&self, sni: Option<&str>) -> Result<Arc<ServerConfig>, &'static str> {
+        let listener = match sni {
+            Some(name) => self.find_listener(true, name),
+            None => self.find_listener_without_name(),
+        };
+        listener.ok_or("unrecognized_name")?.server_config().ok_or("no_certificate")
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.http.is_empty() && self.https.is_empty()
     }

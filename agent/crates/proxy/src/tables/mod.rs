@@ -37,7 +37,7 @@ use self::{candidates::Candidate, rule::CompiledMatch};
 use crate::{
     balance::BackendState,
     certificates::{TlsContext, UsableCertificate},
-    stats::{RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts},
+    stats::{RequestCounts, RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts},
 };
 
 /// Why resources of a delta cannot be used.
@@ -139,9 +139,12 @@ impl Tables {
             rules: self.rules.len() as u64,
             ..Snapshot::default()
         };
+        // What counted nothing is left out: a model may hold thousands of rules, and the shard serves nobody meanwhile.
         let mut push = |gateway: Option<&ObjectName>, rule: Option<&RuleKey>, stats: &RuleStats| {
-            let labels = RequestLabels { gateway: gateway.cloned(), rule: rule.cloned() };
-            snapshot.requests.insert(labels, stats.into());
+            let counts = RequestCounts::from(stats);
+            if !counts.is_empty() {
+                snapshot.requests.insert(RequestLabels { gateway: gateway.cloned(), rule: rule.cloned() }, counts);
+            }
         };
         push(None, None, &self.stats.unrouted);
         self.unmatched.iter().for_each(|(gateway, stats)| push(Some(gateway), None, stats));

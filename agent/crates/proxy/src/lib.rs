@@ -4,10 +4,19 @@
 //! counters: nothing on the request path is shared between shards. The crate knows the model and sockets; it knows no
 //! Kubernetes object and no BPF map.
 
+pub mod access_log;
 pub mod balance;
 pub mod certificates;
 pub mod decide;
+pub mod downstream;
+pub mod error;
 pub mod filters;
 pub mod http;
+pub mod net;
+pub mod respond;
+pub mod shard;
 pub mod stats;
 pub mod tables;
+pub mod timeouts;
+pub mod upstream;
+pub mod worker;

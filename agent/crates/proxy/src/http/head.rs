@@ -4,6 +4,8 @@
 //! connection reuses one head for all its requests without allocating, and field order and case survive. Whoever fills a
 //! head has checked names and values: nothing here parses.
 
+use std::ops::Range;
+
 use http::Method;
 
 use super::known::Known;
@@ -106,9 +108,10 @@ impl Headers {
 
     /// Values of all fields of that name, in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.entries.iter().filter_map(move |entry| {
-            self.name(entry).eq_ignore_ascii_case(name.as_bytes()).then(|| entry.value.of(&self.block))
-        })
+        self.entries
+            .iter()
+            .filter(move |entry| self.name(entry).eq_ignore_ascii_case(name.as_bytes()))
+            .map(|entry| entry.value.of(&self.block))
     }
 
     /// Value of the first field with that known name.
@@ -131,6 +134,15 @@ impl Headers {
         let name = name.as_ref();
         let entry = Entry { known: Known::classify(name), name: self.store(name), value: self.store(value.as_ref()) };
         self.entries.push(entry);
+    }
+
+    /// Adds a field whose value is made of parts.
+    pub fn append_parts(&mut self, name: &str, parts: &[&[u8]]) {
+        let name_span = self.store(name.as_bytes());
+        let start = self.block.len() as u32;
+        parts.iter().for_each(|part| self.block.extend_from_slice(part));
+        let value = Span { start, len: self.block.len() as u32 - start };
+        self.entries.push(Entry { known: Known::classify(name.as_bytes()), name: name_span, value });
     }
 
     /// Makes `value` the only value of that name: in the place of its first field, or behind all others.
@@ -165,6 +177,19 @@ impl Headers {
         self.entries.retain(|entry| {
             !is_unwanted(Field { known: entry.known, name: entry.name.of(block), value: entry.value.of(block) })
         });
+    }
+
+    /// Takes a whole head as the block that [`Headers::push_in_block`] points into.
+    pub(crate) fn fill_block(&mut self, block: &[u8]) {
+        self.clear();
+        self.block.extend_from_slice(block);
+    }
+
+    /// Adds a field whose name and value lie at these places of the block.
+    pub(crate) fn push_in_block(&mut self, name: Range<usize>, value: Range<usize>) {
+        let span = |range: Range<usize>| Span { start: range.start as u32, len: range.len() as u32 };
+        let known = Known::classify(&self.block[name.clone()]);
+        self.entries.push(Entry { known, name: span(name), value: span(value) });
     }
 
     fn field(&self, entry: &Entry) -> Field<'_> {

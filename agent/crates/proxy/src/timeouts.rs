@@ -1,0 +1,51 @@
+//! Every time limit of the request path, with its reason. A rule's own limits (Gateway API `timeouts`) come on top.
+
+use std::time::Duration;
+
+/// From accept to the end of the TLS handshake: two round trips of a bad mobile link, with retransmissions.
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// From the first byte of a request to the end of its head. A head that takes longer is an attack that holds sockets.
+pub const REQUEST_HEAD: Duration = Duration::from_secs(15);
+
+/// A client connection without a request under way. Above the 60 s for which browsers and load balancers reuse one.
+pub const CLIENT_IDLE: Duration = Duration::from_secs(75);
+
+/// From one byte of a request body to the next, while the proxy waits for it.
+pub const BODY_PROGRESS: Duration = Duration::from_secs(60);
+
+/// No byte moved in either direction of a request: the default limit of long polls, server-sent events and gRPC streams.
+pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// A client that takes no byte of a response that is there for it.
+pub const RESPONSE_WRITE_STALL: Duration = Duration::from_secs(60);
+
+/// A client that closed its sending side still gets its response for so long.
+pub const HALF_CLOSED: Duration = Duration::from_secs(30);
+
+/// How long a closing connection reads on, so that a reset does not destroy the response on its way (RFC 9112 section 9.6).
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// TCP connection to an endpoint: a cluster network answers in milliseconds, one lost SYN costs one second.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+
+/// TLS and HTTP/2 handshakes with an endpoint.
+pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// An upstream connection without a request: below the 60 to 75 s after which common servers close theirs.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
+
+/// How often idle upstream connections are looked through.
+pub const UPSTREAM_SWEEP: Duration = Duration::from_secs(5);
+
+/// How long a body waits for the upstream's `100 (Continue)` before it is sent anyway (RFC 9110 section 10.1.1).
+pub const AWAIT_CONTINUE: Duration = Duration::from_secs(1);
+
+/// A connection that was upgraded (WebSocket) without a byte in either direction.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
+
+/// The answer to a mirrored request is thrown away, but not waited for longer than this.
+pub const MIRROR: Duration = Duration::from_secs(30);
+
+/// Pause of an accept loop whose process has no file descriptor left: short, since each closed connection frees one.
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

@@ -1,0 +1,9 @@
+//! The endpoint's side: connections and their pool, exchanges over them, and the attempts that a request gets.
+
+pub mod connect;
+pub mod exchange;
+pub mod forward;
+pub mod http2;
+pub mod mirror;
+pub mod pool;
+pub mod replay;

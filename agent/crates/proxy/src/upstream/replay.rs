@@ -1,0 +1,145 @@
+//! A request body that can be sent again while little of it has been read.
+//!
+//! Needed where a connection is used again: the endpoint may close it at the moment at which the request is sent, which is
+//! no failure of the request (RFC 9112 section 9.3.1).
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+
+use crate::{
+    error::Error,
+    http::{
+        body::{Body, Piece, Source},
+        head::Headers,
+    },
+};
+
+/// Bytes kept of a body; a longer one is not sent again.
+pub const KEPT: u64 = 16 * 1024;
+
+/// What was read of a body and the rest of it, shared between the attempts of a request.
+#[derive(Clone, Debug)]
+pub struct Replay(Rc<RefCell<State>>);
+
+#[derive(Debug)]
+struct State {
+    inner: Body,
+    kept: Vec<Bytes>,
+    read_bytes: u64,
+    is_overrun: bool,
+    length: Option<u64>,
+}
+
+impl Replay {
+    /// Keeps what is read of `inner`.
+    pub fn new(inner: Body) -> Self {
+        let length = inner.length();
+        Self(Rc::new(RefCell::new(State { inner, kept: Vec::new(), read_bytes: 0, is_overrun: false, length })))
+    }
+
+    /// Bytes read of it so far.
+    pub fn progress(&self) -> u64 {
+        self.0.borrow().read_bytes
+    }
+
+    /// The body from its first byte, for one more attempt; `None` when too much of it was read.
+    pub fn start(&self) -> Option<Body> {
+        let attempt = Attempt { replay: self.clone(), position: 0, current: Bytes::new() };
+        (!self.0.borrow().is_overrun).then(|| Body::Stream(Box::new(attempt)))
+    }
+}
+
+/// The body as one attempt reads it.
+struct Attempt {
+    replay: Replay,
+    /// Kept pieces that this attempt has read.
+    position: usize,
+    current: Bytes,
+}
+
+impl Source for Attempt {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Error>> {
+        if !self.current.is_empty() {
+            return Poll::Ready(Ok(Piece::Data));
+        }
+        let mut state = self.replay.0.borrow_mut();
+        let state = &mut *state;
+        if let Some(piece) = state.kept.get(self.position) {
+            self.current = piece.clone();
+            self.position += 1;
+            return Poll::Ready(Ok(Piece::Data));
+        }
+        let piece = ready!(state.inner.poll_piece(cx))?;
+        if piece == Piece::Data {
+            self.current = state.inner.take_data();
+            state.read_bytes += self.current.len() as u64;
+            if state.read_bytes <= KEPT {
+                state.kept.push(self.current.clone());
+                self.position = state.kept.len();
+            } else {
+                state.is_overrun = true;
+                state.kept = Vec::new();
+                self.position = 0;
+            }
+        }
+        Poll::Ready(Ok(piece))
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.current
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.current.advance(count.min(self.current.len()));
+    }
+
+    fn take_data(&mut self) -> Bytes {
+        std::mem::take(&mut self.current)
+    }
+
+    fn take_trailers(&mut self) -> Option<Headers> {
+        self.replay.0.borrow_mut().inner.take_trailers()
+    }
+
+    fn length(&self) -> Option<u64> {
+        self.replay.0.borrow().length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    fn read(body: &mut Body, limit: usize) -> Vec<u8> {
+        let mut data = Vec::new();
+        let cx = &mut Context::from_waker(Waker::noop());
+        while data.len() < limit && matches!(body.poll_piece(cx), Poll::Ready(Ok(Piece::Data))) {
+            data.extend_from_slice(&body.take_data());
+        }
+        data
+    }
+
+    #[test]
+    fn a_short_body_is_read_again_from_its_start() {
+        let replay = Replay::new(Body::Bytes(Bytes::from_static(b"hello")));
+        let mut first = replay.start().unwrap();
+        assert_eq!(first.length(), Some(5));
+        assert_eq!(read(&mut first, 1), b"hello");
+        drop(first);
+        assert_eq!(read(&mut replay.start().unwrap(), 100), b"hello");
+    }
+
+    #[test]
+    fn a_long_body_is_not_offered_twice() {
+        let replay = Replay::new(Body::Bytes(Bytes::from(vec![1; KEPT as usize + 1])));
+        assert_eq!(read(&mut replay.start().unwrap(), usize::MAX).len(), KEPT as usize + 1);
+        assert!(replay.start().is_none());
+    }
+}

@@ -1,0 +1,130 @@
+//! `tidegate explain`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    process::ExitCode,
+    str::FromStr,
+};
+
+use clap::Args;
+
+use super::{AskOptions, EXIT_CONTRADICTED, EXIT_NO, Output, Table, client};
+use crate::{
+    admin::protocol::{Ask, Question, RequestQuestion},
+    explain::{Explanation, KernelAnswer},
+};
+
+/// Source port when none is given: any will do, it decides nothing.
+const ANY_PORT: u16 = 40_000;
+
+/// Options of `tidegate explain`.
+#[derive(Args, Clone, Debug)]
+pub struct ExplainOptions {
+    /// Source address of the packet, with a port if you like
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    src: Source,
+    /// Address and port that the packet is sent to
+    #[arg(long, value_name = "ADDR:PORT")]
+    dst: SocketAddr,
+    /// Interface that it arrives on; the domain's own when left out
+    #[arg(long, value_name = "NAME")]
+    iface: Option<String>,
+    /// A UDP datagram in place of a TCP connection
+    #[arg(long)]
+    udp: bool,
+    /// Host of a request in the connection (SNI too): explains routing as well
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Path of the request, with a query if you like
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    path: String,
+    /// Method of the request
+    #[arg(long, value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// Header field of the request; may be given several times
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+    #[command(flatten)]
+    ask: AskOptions,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    address: IpAddr,
+    port: u16,
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self { address, port: ANY_PORT });
+        }
+        let with_port: SocketAddr =
+            text.parse().map_err(|_| "write an address such as 192.0.2.7 or [2001:db8::7]:40000".to_owned())?;
+        Ok(Self { address: with_port.ip(), port: with_port.port() })
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write NAME: VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+pub(super) fn run_explain(options: &ExplainOptions) -> anyhow::Result<ExitCode> {
+    let has_request = options.host.is_some() || options.path != "/" || !options.header.is_empty();
+    let question = Question {
+        source: options.src.address,
+        source_port: options.src.port,
+        destination: options.dst,
+        is_udp: options.udp,
+        interface: options.iface.clone(),
+        request: has_request.then(|| RequestQuestion {
+            host: options.host.clone().unwrap_or_else(|| options.dst.ip().to_string()),
+            path: options.path.clone(),
+            method: options.method.clone(),
+            headers: options.header.clone(),
+        }),
+    };
+    let explanation: Explanation = client::ask(&options.ask.socket, &Ask::Explain(question))?;
+    match options.ask.output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
+        Output::Table => print_explanation(&explanation),
+    }
+    let is_refused = explanation.is_denied || explanation.steps.iter().any(|step| step.is_denial);
+    Ok(if explanation.is_contradicted() {
+        ExitCode::from(EXIT_CONTRADICTED)
+    } else if is_refused {
+        ExitCode::from(EXIT_NO)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn print_explanation(explanation: &Explanation) {
+    let mut table = Table::new(["STEP", "OUTCOME", "OBJECT", "FIELD", "VALUE"]);
+    for step in &explanation.steps {
+        let outcome = if step.is_denial { format!("REFUSED: {}", step.outcome) } else { step.outcome.clone() };
+        table.push([step.step.clone(), outcome, step.object.clone(), step.field.clone(), step.value.clone()]);
+    }
+    print!("{table}");
+    println!("\nverdict: {}", explanation.verdict);
+    match &explanation.kernel {
+        KernelAnswer::NotAsked(why) => println!("kernel:  not asked ({why})"),
+        KernelAnswer::Verdicts(verdicts) => {
+            for verdict in verdicts {
+                let agrees = if verdict.agrees { "agrees" } else { "DISAGREES with the model" };
+                println!("kernel:  {} on {} ({agrees})", verdict.reason, verdict.interface);
+            }
+        }
+    }
+    match &explanation.request {
+        Some(request) => match (&request.backend, request.status) {
+            (Some(backend), _) => println!("request: to {backend}"),
+            (None, Some(status)) => println!("request: answered with {status} by the proxy"),
+            (None, None) => println!("request: not decided"),
+        },
+        None => {}
+    }
+}

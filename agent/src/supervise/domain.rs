@@ -1,0 +1,561 @@
+//! One domain's task: keeps its worker, its sockets, its cgroups and its part of the kernel tier at what its model says.
+//!
+//! Order on add: addresses that may be dialled, the worker's model, then frontends. On delete the other way round. Nothing
+//! here waits for another domain; the only exception is an agent's start, see [`super::node::Node::heard`].
+
+use std::{
+    collections::BTreeSet,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tidegate_model::{
+    Delta, Domain, DomainId, DomainName, Generation, Model,
+    control::{FromInit, Settings, Spawn, ToInit},
+    domain::Frontends,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    cgroup::DomainGroups,
+    metrics,
+    options::KernelOption,
+    state::{Applied, DomainState, WorkerState},
+};
+
+use super::{
+    delivery::{Delivery, HUNG_AFTER},
+    dialled::Dialled,
+    handover::{Inheritance, KeptName, WorkerName},
+    node::{DRAIN_DEADLINE, Node},
+    respawn::Respawn,
+    sockets::Sockets,
+    worker::{Phase, Worker, WorkerNews},
+};
+
+/// How often is tried again what failed: a port in use, an address or map entry that was refused.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What a domain's task is told.
+pub(super) enum DomainMessage {
+    /// The domain's model changes.
+    Change {
+        /// The domain after the change.
+        domain: Arc<Domain>,
+        /// The change.
+        delta: Delta,
+        /// When the source saw it.
+        changed: Instant,
+    },
+    /// News of a worker process.
+    Init(FromInit),
+    /// NICs have changed.
+    Links,
+    /// Asks for the worker's metrics.
+    Scrape(oneshot::Sender<String>),
+    /// The domain is gone, or everything stops: drain, then leave nothing behind.
+    Remove,
+    /// Do not wait for connections to finish.
+    RemoveNow,
+}
+
+/// One domain's task.
+pub(super) struct DomainTask {
+    pub(super) node: Rc<Node>,
+    pub(super) name: DomainName,
+    pub(super) id: DomainId,
+    inbox: mpsc::UnboundedReceiver<DomainMessage>,
+    settled: watch::Receiver<bool>,
+    pub(super) sockets: Sockets,
+    pub(super) workers: Vec<Worker>,
+    next_number: u32,
+    delivery: Delivery,
+    dialled: Dialled,
+    respawn: Respawn,
+    spawn_at: Option<Instant>,
+    retry_at: Option<Instant>,
+    pub(super) groups: DomainGroups,
+    pub(super) guard_problem: Option<String>,
+    pub(super) socket_problems: Vec<String>,
+    pub(super) address_problems: Vec<String>,
+    pub(super) shards: u16,
+    /// Frontends of the newest generation.
+    pub(super) wanted: Rc<Frontends>,
+    /// Frontends that were last asked to be reachable; `None` before the first time.
+    pub(super) exposed: Option<Rc<Frontends>>,
+    /// Generation that they belong to.
+    pub(super) exposed_generation: Generation,
+    is_patience_over: bool,
+    is_removed: bool,
+}
+
+impl DomainTask {
+    /// Makes the task of a domain that has no model yet.
+    pub(super) fn new(
+        node: Rc<Node>,
+        domain: Arc<Domain>,
+        id: DomainId,
+        inheritance: Inheritance,
+        inbox: mpsc::UnboundedReceiver<DomainMessage>,
+    ) -> Self {
+        let name = domain.name.clone();
+        let state = DomainState::new(id, Model::new(domain));
+        node.state.domains.borrow_mut().insert(name.clone(), state);
+        let mut task = Self {
+            sockets: Sockets::new(name.clone(), node.init.clone(), inheritance.sockets),
+            settled: node.is_settled.subscribe(),
+            workers: Vec::new(),
+            next_number: inheritance.workers.keys().last().map_or(1, |last| last + 1),
+            delivery: Delivery::default(),
+            dialled: Dialled::default(),
+            respawn: Respawn::default(),
+            spawn_at: None,
+            retry_at: None,
+            groups: DomainGroups::default(),
+            guard_problem: None,
+            socket_problems: Vec::new(),
+            address_problems: Vec::new(),
+            shards: 0,
+            wanted: Rc::default(),
+            exposed: None,
+            exposed_generation: Generation::default(),
+            is_patience_over: false,
+            is_removed: false,
+            node,
+            name,
+            id,
+            inbox,
+        };
+        task.adopt(inheritance.workers);
+        task
+    }
+
+    fn adopt(&mut self, workers: std::collections::BTreeMap<u32, (u32, std::os::fd::OwnedFd)>) {
+        let now = Instant::now();
+        let newest = workers.keys().last().copied();
+        for (number, (pid, control)) in workers {
+            let name = WorkerName { domain: self.name.clone(), number };
+            match Worker::adopt(name.clone(), pid, control, now) {
+                Ok(mut worker) => {
+                    info!(worker = %name, pid, "worker taken over");
+                    if Some(number) != newest {
+                        worker.drain(DRAIN_DEADLINE, now);
+                    }
+                    self.workers.push(worker);
+                }
+                Err(error) => {
+                    error!(worker = %name, "cannot take over the worker: {error}");
+                    self.kill(&name);
+                }
+            }
+        }
+    }
+
+    /// Runs until the domain is removed and nothing of it is left.
+    pub(super) async fn run(mut self) {
+        loop {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.take(message).await,
+                    None => return,
+                },
+                (index, news) = next_news(&mut self.workers) => self.take_news(index, news).await,
+                Ok(()) = self.settled.changed() => self.repeat(),
+                () = sleep_until(deadline) => {}
+            }
+            self.step().await;
+            if self.is_removed && self.workers.is_empty() {
+                self.leave_nothing().await;
+                // A domain that came back meanwhile goes on with this task.
+                let Ok(message) = self.inbox.try_recv() else { break };
+                self.take(message).await;
+            }
+            self.publish();
+        }
+        let _ = self.node.ended.send(self.name.clone());
+    }
+
+    async fn take(&mut self, message: DomainMessage) {
+        match message {
+            DomainMessage::Change { domain, delta, changed } => self.change(domain, delta, changed).await,
+            DomainMessage::Init(news) => self.take_init(news),
+            DomainMessage::Links => self.repeat(),
+            DomainMessage::Scrape(answer) => {
+                if let Some(worker) = self.workers.iter_mut().find(|worker| worker.phase == Phase::Serving) {
+                    worker.scrape(answer);
+                }
+            }
+            DomainMessage::Remove => self.remove(),
+            DomainMessage::RemoveNow => {
+                self.remove();
+                let names: Vec<WorkerName> = self.workers.iter().map(|worker| worker.name.clone()).collect();
+                names.iter().for_each(|name| self.kill(name));
+            }
+        }
+    }
+
+    async fn change(&mut self, domain: Arc<Domain>, mut delta: Delta, changed: Instant) {
+        let now = Instant::now();
+        let is_first = self.shards == 0 || self.is_removed;
+        let (added, before) = {
+            let mut domains = self.node.state.domains.borrow_mut();
+            let Some(state) = domains.get_mut(&self.name) else { return };
+            if self.is_removed {
+                state.model = Model::new(domain.clone());
+                state.kernel = Applied::default();
+            }
+            delta.is_full |= is_first;
+            let added = self.dialled.count(&state.model, &delta, now).added;
+            let before = std::mem::replace(&mut state.model.domain, domain.clone());
+            state.model.apply(&delta);
+            state.pending_since.get_or_insert(now);
+            if is_first || delta.is_full || touches_listeners(&delta) {
+                let frontends = state.model.frontends();
+                if frontends != *self.wanted {
+                    self.wanted = Rc::new(frontends);
+                }
+            }
+            (added, before)
+        };
+        self.is_removed = false;
+        self.dial(&added, &[]);
+        let shards = self.node.shards(&domain);
+        if is_first || shards != self.shards || domain.limits != before.limits {
+            self.shards = shards;
+            self.prepare(&domain);
+            for worker in self.workers.iter_mut().filter(|worker| worker.is_current()) {
+                if worker.shards().is_some_and(|has| has != shards) {
+                    worker.phase = Phase::Superseded;
+                }
+            }
+        }
+        if domain.labels != before.labels {
+            let settings = self.settings(&domain);
+            self.workers
+                .iter_mut()
+                .filter(|worker| worker.greeted.is_none())
+                .for_each(|worker| worker.configure(&settings));
+        }
+        self.make_addresses_local().await;
+        if let Some(exposed) = self.exposed.clone() {
+            let remaining = intersect(&exposed, &self.wanted);
+            if remaining != *exposed || !Arc::ptr_eq(&domain, &before) {
+                let generation = self.exposed_generation;
+                self.expose(Rc::new(remaining), generation);
+            }
+        }
+        self.delivery.push(delta, changed, now);
+    }
+
+    fn take_init(&mut self, news: FromInit) {
+        let now = Instant::now();
+        let (name, outcome) = match news {
+            FromInit::Started { name, pid } => {
+                if let Some(worker) = self.workers.iter_mut().find(|worker| worker.name.to_string() == name) {
+                    worker.pid = Some(pid);
+                }
+                return;
+            }
+            FromInit::Failed { name, error } => (name, error),
+            FromInit::Exited { name, status } if status < 0 => (name, format!("signal {}", -status)),
+            FromInit::Exited { name, status } => (name, format!("exit code {status}")),
+            FromInit::Kept { .. } | FromInit::Running { .. } | FromInit::Ready => return,
+        };
+        let Some(index) = self.workers.iter().position(|worker| worker.name.to_string() == name) else { return };
+        let worker = self.workers.remove(index);
+        self.node.init.send(ToInit::Drop { name: KeptName::Control(worker.name.clone()).to_string() }, Vec::new());
+        if matches!(worker.phase, Phase::Draining(_)) {
+            info!(worker = name, "worker has ended: {outcome}");
+            return;
+        }
+        let wait = self.respawn.wait(now);
+        error!(worker = name, wait_ms = wait.as_millis() as u64, "worker has died: {outcome}; starting it again");
+        self.spawn_at = Some(now + wait);
+        if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
+            state.worker.restarts += 1;
+            state.worker.applied = Applied::default();
+            metrics::worker_restarted(&state.model.domain);
+        }
+    }
+
+    async fn take_news(&mut self, index: usize, news: WorkerNews) {
+        match news {
+            WorkerNews::Hello { generation } => self.greeted(index, generation),
+            WorkerNews::Foreign => {
+                warn!(worker = %self.workers[index].name, "worker speaks another protocol; replacing it");
+                self.workers[index].phase = Phase::Superseded;
+            }
+            WorkerNews::Applied { generation, failures } => {
+                if self.workers[index].is_current() {
+                    self.applied(index, generation, failures).await;
+                }
+            }
+            WorkerNews::Gone => {
+                let name = self.workers[index].name.clone();
+                self.kill(&name);
+            }
+        }
+    }
+
+    /// A worker has answered the greeting: it gets its settings and the whole model.
+    fn greeted(&mut self, index: usize, generation: Generation) {
+        let now = Instant::now();
+        let worker = &mut self.workers[index];
+        if !worker.is_current() {
+            return;
+        }
+        if self.shards != 0 && worker.shards().is_some_and(|has| has != self.shards) {
+            worker.phase = Phase::Superseded;
+            return;
+        }
+        let domains = self.node.state.domains.borrow();
+        let Some(state) = domains.get(&self.name) else { return };
+        let (full, domain) = (state.model.to_full_delta(), state.model.domain.clone());
+        drop(domains);
+        info!(worker = %worker.name, serves = generation.0, "worker is there");
+        let settings = self.settings(&domain);
+        self.workers[index].configure(&settings);
+        // A domain that has no model yet (an agent's start) must not take away what the worker serves.
+        if full.generation != Generation::default() || self.shards != 0 {
+            self.delivery.restart(full, now);
+        }
+    }
+
+    /// The worker serves a generation: its frontends may be reached, and what they replace may go.
+    async fn applied(&mut self, index: usize, generation: Generation, failures: Vec<(tidegate_model::Key, String)>) {
+        for (key, error) in &failures {
+            warn!(domain = %self.name, "the worker cannot use {key:?}: {error}");
+        }
+        if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
+            state.worker.applied.has_any = true;
+            state.worker.applied.generation = generation;
+            state.worker.refused = failures;
+        }
+        let Some(under_way) = self.delivery.acknowledge(generation) else { return };
+        self.is_patience_over = false;
+        let frontends = if Rc::ptr_eq(&under_way.frontends, &self.wanted) {
+            self.wanted.clone()
+        } else {
+            Rc::new(intersect(&under_way.frontends, &self.wanted))
+        };
+        self.workers[index].listen(&self.sockets);
+        if self.workers[index].phase == Phase::Starting {
+            self.workers[index].phase = Phase::Serving;
+            for worker in self.workers.iter_mut().filter(|worker| worker.phase == Phase::Superseded) {
+                worker.drain(DRAIN_DEADLINE, Instant::now());
+            }
+        }
+        let is_as_before = self.exposed.as_ref().is_some_and(|exposed| **exposed == *frontends);
+        if is_as_before && self.retry_at.is_none() {
+            self.exposed_generation = generation;
+            self.mark_exposed();
+        } else {
+            self.expose(frontends, generation);
+        }
+        self.release_addresses().await;
+        if let Some(state) = self.node.state.domains.borrow().get(&self.name)
+            && state.kernel.has_any
+            && state.kernel.generation >= generation
+        {
+            metrics::change_applied(&state.model.domain, under_way.changed.elapsed());
+        }
+    }
+
+    /// Does what is due.
+    async fn step(&mut self) {
+        let now = Instant::now();
+        let expired = self.dialled.expired(now);
+        self.dial(&[], &expired);
+        self.end_the_overdue(now);
+        if self.is_removed {
+            return;
+        }
+        if self.shards != 0 && !self.workers.iter().any(Worker::is_current) && self.spawn_at.is_none_or(|at| at <= now)
+        {
+            self.spawn(now);
+        }
+        if let Some(index) = self.workers.iter().position(|worker| worker.is_current() && worker.greeted.is_none())
+            && let Some(delta) = self.delivery.next(&self.wanted, now)
+        {
+            self.workers[index].push(&tidegate_model::control::ToWorker::Apply(delta), Vec::new());
+        }
+        if !self.is_patience_over && self.delivery.patience_ends().is_some_and(|at| at <= now) {
+            warn!(domain = %self.name, "the worker does not acknowledge in time; its frontends are opened all the same");
+            self.is_patience_over = true;
+            let generation = self.generation();
+            self.expose(self.wanted.clone(), generation);
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.make_addresses_local().await;
+            self.repeat();
+        }
+    }
+
+    /// Kills workers that are hung or whose time to drain is over.
+    fn end_the_overdue(&mut self, now: Instant) {
+        let hung_at = self.delivery.hung_at();
+        let mut overdue = Vec::new();
+        for worker in &mut self.workers {
+            let deadline = match worker.phase {
+                Phase::Draining(deadline) => Some(deadline),
+                Phase::Superseded => None,
+                Phase::Starting | Phase::Serving => worker.greeted.map(|at| at + HUNG_AFTER).or(hung_at),
+            };
+            if deadline.is_some_and(|at| at <= now) {
+                overdue.push(worker.name.clone());
+                // Once is enough; init reports its end.
+                match &mut worker.phase {
+                    Phase::Draining(at) => *at = now + HUNG_AFTER,
+                    _ => worker.greeted = Some(now),
+                }
+            }
+        }
+        for name in overdue {
+            warn!(worker = %name, "worker is overdue; killing it");
+            self.kill(&name);
+        }
+    }
+
+    fn spawn(&mut self, now: Instant) {
+        self.spawn_at = None;
+        let Some(domain) = self.domain() else { return };
+        self.prepare(&domain);
+        if let Some(problem) =
+            self.guard_problem.as_ref().filter(|_| self.node.state.options.kernel == KernelOption::Require)
+        {
+            error!(domain = %self.name, "worker not started: --kernel=require, but {problem}");
+            self.spawn_at = Some(now + RETRY);
+            return;
+        }
+        let name = WorkerName { domain: self.name.clone(), number: self.next_number };
+        self.next_number += 1;
+        let id = self.node.worker_id(self.id);
+        let spawn = Spawn {
+            name: name.to_string(),
+            domain: self.name.to_string(),
+            uid: id,
+            gid: id,
+            cgroups: self.groups.procs.clone(),
+            shards: self.shards,
+            cores: self.node.cores(self.id, self.shards),
+        };
+        match Worker::spawn(name.clone(), spawn, &self.node.init, now) {
+            Ok(worker) => self.workers.push(worker),
+            Err(error) => {
+                error!(worker = %name, "cannot start the worker: {error}");
+                self.spawn_at = Some(now + RETRY);
+            }
+        }
+    }
+
+    fn kill(&self, name: &WorkerName) {
+        self.node.init.send(ToInit::Kill { name: name.to_string(), signal: libc::SIGKILL }, Vec::new());
+    }
+
+    fn remove(&mut self) {
+        if self.is_removed {
+            return;
+        }
+        self.is_removed = true;
+        self.refuse_new_connections();
+        let now = Instant::now();
+        for worker in &mut self.workers {
+            if !matches!(worker.phase, Phase::Draining(_)) {
+                worker.drain(DRAIN_DEADLINE, now);
+            }
+        }
+    }
+
+    /// Asks again for what was asked for last: NICs have changed, or something failed.
+    fn repeat(&mut self) {
+        if let Some(exposed) = self.exposed.clone().filter(|_| !self.is_removed) {
+            let generation = self.exposed_generation;
+            self.expose(exposed, generation);
+        }
+    }
+
+    /// Whether something failed and is to be tried again.
+    pub(super) fn retry(&mut self, has_failures: bool) {
+        self.retry_at = has_failures.then(|| Instant::now() + RETRY);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let patience = if self.is_patience_over { None } else { self.delivery.patience_ends() };
+        let spawn = self.spawn_at.filter(|_| !self.is_removed);
+        let workers = self.workers.iter().filter_map(|worker| match worker.phase {
+            Phase::Draining(at) => Some(at),
+            _ => worker.greeted.map(|at| at + HUNG_AFTER),
+        });
+        let own = [patience, spawn, self.retry_at, self.delivery.hung_at(), self.dialled.next_expiry()];
+        own.into_iter().flatten().chain(workers).min()
+    }
+
+    pub(super) fn domain(&self) -> Option<Arc<Domain>> {
+        self.node.state.domains.borrow().get(&self.name).map(|state| state.model.domain.clone())
+    }
+
+    fn generation(&self) -> Generation {
+        self.node.state.domains.borrow().get(&self.name).map_or(Generation::default(), |state| state.model.generation)
+    }
+
+    fn settings(&self, domain: &Domain) -> Settings {
+        Settings { labels: metrics::domain_labels(domain), access_log: self.node.state.options.access_log }
+    }
+
+    /// Writes what has changed into the agent's state.
+    fn publish(&self) {
+        let mut domains = self.node.state.domains.borrow_mut();
+        let Some(state) = domains.get_mut(&self.name) else { return };
+        let newest = self.workers.iter().find(|worker| worker.is_current());
+        state.worker = WorkerState {
+            name: newest.map(|worker| worker.name.to_string()).unwrap_or_default(),
+            pid: newest.and_then(|worker| worker.pid),
+            uid: self.node.worker_id(self.id),
+            shards: self.shards,
+            draining: self.workers.iter().filter(|worker| !worker.is_current()).count(),
+            ..std::mem::take(&mut state.worker)
+        };
+        state.unenforced = self.groups.unenforced.iter().chain(&self.guard_problem).cloned().collect();
+        if state.is_applied() {
+            state.pending_since = None;
+        }
+    }
+}
+
+/// Waits for news of any of the workers.
+async fn next_news(workers: &mut [Worker]) -> (usize, WorkerNews) {
+    if workers.is_empty() {
+        return std::future::pending().await;
+    }
+    let all = workers.iter_mut().map(|worker| Box::pin(worker.next()));
+    let (news, index, _) = futures_util::future::select_all(all).await;
+    (index, news)
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn touches_listeners(delta: &Delta) -> bool {
+    use tidegate_model::{Change, Key, Resource};
+    delta
+        .changes
+        .iter()
+        .any(|change| matches!(change, Change::Put(Resource::Listener(..)) | Change::Remove(Key::Listener(_))))
+}
+
+/// Frontends that are in both.
+fn intersect(one: &Frontends, other: &Frontends) -> Frontends {
+    let keys: BTreeSet<_> = other.keys.iter().collect();
+    let exclusive: BTreeSet<_> = other.exclusive.iter().collect();
+    Frontends {
+        keys: one.keys.iter().filter(|key| keys.contains(key)).copied().collect(),
+        exclusive: one.exclusive.iter().filter(|address| exclusive.contains(address)).copied().collect(),
+    }
+}

@@ -1,0 +1,177 @@
+//! What a domain's task does to the host: sockets, cgroups, guard, addresses, and frontends made reachable or not.
+
+use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
+
+use tidegate_model::{Domain, Generation, ListenerKey, domain::Frontends};
+use tracing::warn;
+
+use crate::{
+    metrics,
+    net::link::Attachment,
+    state::{Attach, InterfaceState},
+    tier::DomainUpdate,
+};
+
+use super::{domain::DomainTask, worker::Phase};
+
+impl DomainTask {
+    /// Brings cgroups, guard and listening sockets to what the domain needs before a worker runs.
+    pub(super) fn prepare(&mut self, domain: &Domain) {
+        self.groups = self.node.cgroups.prepare(&self.name, &domain.limits);
+        if self.node.worker_id(self.id).is_none() {
+            self.groups.unenforced.push("user id: not root, the worker runs as the agent's user".into());
+        }
+        let mut tier = self.node.state.kernel.borrow_mut();
+        let Some(kernel) = tier.kernel() else { return };
+        self.socket_problems = self.sockets.open_steered(self.shards);
+        let (v4, v6) = self.sockets.steered();
+        if let Err(error) = kernel.set_sockets(self.id, v4, v6) {
+            self.socket_problems.push(format!("steering: {error}"));
+        }
+        self.guard_problem = match &self.groups.guard {
+            Some(group) => kernel.watch_cgroup(self.id, group).err().map(|error| format!("guard: {error}")),
+            None => Some("guard: the worker has no cgroup of version 2".into()),
+        };
+        for problem in &self.socket_problems {
+            warn!(domain = %self.name, "{problem}");
+        }
+    }
+
+    /// Changes which addresses the guard lets the workers dial.
+    pub(super) fn dial(&mut self, added: &[SocketAddr], removed: &[SocketAddr]) {
+        if added.is_empty() && removed.is_empty() {
+            return;
+        }
+        if let Some(kernel) = self.node.state.kernel.borrow_mut().kernel() {
+            for failure in kernel.set_dialled(self.id, added, removed) {
+                warn!(domain = %self.name, "{failure}");
+            }
+        }
+    }
+
+    /// Makes exactly these frontends reachable, with the kernel tier or on bound sockets.
+    pub(super) fn expose(&mut self, frontends: Rc<Frontends>, generation: Generation) {
+        let Some(domain) = self.domain() else { return };
+        self.exposed = Some(frontends.clone());
+        self.exposed_generation = generation;
+        let links = self.node.links.borrow();
+        let interfaces: Vec<_> = domain.interfaces.iter().map(|name| (name.clone(), links.find(name))).collect();
+        drop(links);
+        let update = DomainUpdate { domain: &domain, interfaces: &interfaces, frontends: &frontends };
+        let updated = self.node.state.kernel.borrow_mut().kernel().map(|kernel| kernel.update(self.id, &update));
+        let (mut failures, interfaces, is_deferred) = match updated {
+            Some(outcome) => (outcome.failures, outcome.interfaces, outcome.is_deferred),
+            None => (self.bind(&frontends), interfaces.into_iter().map(without_kernel).collect(), false),
+        };
+        failures.extend(self.address_problems.iter().chain(&self.socket_problems).cloned());
+        self.retry(!failures.is_empty());
+        if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
+            state.kernel.failures = failures;
+            state.interfaces = interfaces;
+        }
+        if !is_deferred {
+            self.mark_exposed();
+        }
+        self.node.heard(&self.name);
+    }
+
+    /// What was asked for last is reachable.
+    pub(super) fn mark_exposed(&mut self) {
+        if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
+            state.kernel.has_any = true;
+            state.kernel.generation = self.exposed_generation;
+            state.frontends = self.exposed.clone().unwrap_or_default();
+            metrics::interfaces(&state.model.domain, &state.interfaces);
+        }
+    }
+
+    /// Listens on exactly these frontends' own addresses (`--kernel=off`). Returns what failed.
+    fn bind(&mut self, frontends: &Frontends) -> Vec<String> {
+        let outcome = self.sockets.bind(&frontends.keys, self.shards);
+        for worker in &mut self.workers {
+            worker.unlisten(&outcome.closing);
+        }
+        self.sockets.close(&outcome.closing);
+        if !outcome.opened.is_empty()
+            && let Some(worker) = self.workers.iter_mut().find(|worker| worker.phase == Phase::Serving)
+        {
+            worker.listen(&self.sockets);
+        }
+        let name_listeners = |(frontend, error): (_, crate::net::listen::ListenError)| {
+            let domains = self.node.state.domains.borrow();
+            let listeners = domains.get(&self.name).map(|state| {
+                let with = state.model.listeners().filter(|(_, listener)| listener.frontends.contains(&frontend));
+                with.map(|(key, _): (&ListenerKey, _)| key.to_string()).collect::<Vec<_>>().join(", ")
+            });
+            format!("Gateway listener {}: {error}", listeners.unwrap_or_default())
+        };
+        let failures: Vec<String> = outcome.failures.into_iter().map(name_listeners).collect();
+        failures.iter().for_each(|failure| warn!(domain = %self.name, "{failure}"));
+        failures
+    }
+
+    /// Makes the addresses local that are reachable or are about to be.
+    pub(super) async fn make_addresses_local(&mut self) {
+        let exposed = self.exposed.iter().flat_map(|exposed| &exposed.exclusive);
+        let addresses: BTreeSet<_> = self.wanted.exclusive.iter().chain(exposed).copied().collect();
+        let node = self.node.clone();
+        let mut local = node.addresses.lock().await;
+        let Some(local) = local.as_mut() else { return };
+        let errors = local.set_wanted(&self.name, addresses).await;
+        self.address_problems = errors.iter().map(ToString::to_string).collect();
+        self.address_problems.iter().for_each(|problem| warn!(domain = %self.name, "{problem}"));
+    }
+
+    /// Gives up addresses that are no more reachable.
+    pub(super) async fn release_addresses(&mut self) {
+        let node = self.node.clone();
+        if !*node.is_settled.borrow() {
+            return;
+        }
+        if let Some(local) = node.addresses.lock().await.as_mut() {
+            let wanted: BTreeSet<_> = self.wanted.exclusive.iter().copied().collect();
+            local.set_wanted(&self.name, wanted).await;
+            local.remove_unwanted().await;
+        }
+    }
+
+    /// New connections find no socket any more; those that are open go on.
+    pub(super) fn refuse_new_connections(&mut self) {
+        let mut tier = self.node.state.kernel.borrow_mut();
+        if let Some(kernel) = tier.kernel()
+            && let Err(error) = kernel.set_sockets(self.id, None, None)
+        {
+            warn!(domain = %self.name, "steering: {error}");
+        }
+        self.sockets.close_all();
+    }
+
+    /// Removes everything of the domain from this host; its workers have ended.
+    pub(super) async fn leave_nothing(&mut self) {
+        if let Some(kernel) = self.node.state.kernel.borrow_mut().kernel() {
+            kernel.remove(self.id);
+            if let Some(group) = &self.groups.guard {
+                kernel.unwatch_cgroup(group);
+            }
+        }
+        self.sockets.close_all();
+        self.node.cgroups.remove(&self.name);
+        self.wanted = Rc::default();
+        self.exposed = None;
+        self.release_addresses().await;
+        if let Some(state) = self.node.state.domains.borrow_mut().remove(&self.name) {
+            metrics::domain_removed(&state.model.domain);
+        }
+        self.node.heard(&self.name);
+    }
+}
+
+/// An interface's state with `--kernel=off`.
+fn without_kernel((name, attachment): (String, Option<Attachment>)) -> InterfaceState {
+    InterfaceState {
+        name,
+        ifindex: attachment.map(|at| at.ifindex),
+        vlan: attachment.and_then(|at| at.vlan),
+        attach: if attachment.is_some() { Attach::Off } else { Attach::Missing },
+    }
+}

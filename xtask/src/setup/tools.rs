@@ -24,12 +24,9 @@ pub(super) fn bpf_linker(compiler: &Compiler) -> Result<PathBuf> {
     let llvm = compiler.llvm;
     let mut name = format!("bpf-linker-{}-llvm{llvm}", versions::BPF_LINKER);
     if let Core::Source(_) = compiler.core {
-        let version = compiler.version.trim_start_matches("rustc ");
-        name.extend(
-            ["-rust"]
-                .into_iter()
-                .chain(version.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').flat_map(|word| ["-", word])),
-        );
+        // It is linked to this very compiler's library, so the compiler's version belongs to its name.
+        let words = compiler.version.split(|c: char| !c.is_ascii_alphanumeric() && c != '.');
+        name = words.filter(|word| !word.is_empty()).fold(name, |name, word| format!("{name}-{word}"));
     }
     if let Some(program) = find(&name, "bpf-linker")? {
         // A rustup tool chain may have been removed since, and its LLVM with it.

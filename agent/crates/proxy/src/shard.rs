@@ -50,6 +50,7 @@ pub struct Shard {
     pub log: LogBuffer,
     /// Connections of clients.
     pub connections: Connections,
+    #[expect(clippy::vec_box, reason = "it moves between tasks for each request, as a pointer")]
     scratch: RefCell<Vec<Box<Scratch>>>,
 }
 

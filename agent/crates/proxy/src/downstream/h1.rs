@@ -179,6 +179,7 @@ impl Http1 {
         let is_read = loan.as_ref().is_none_or(|loan| loan.is_complete());
         let wants_more = framing.keep_alive && is_read && !self.shard.connections.is_draining();
         let keep_alive = begin_response(scratch, &mut body, wants_more);
+        let is_delimited = scratch.request.version == Version::Http11 || body.length().is_some();
         let sent = self.send_response(&mut body, scratch, deadline).await;
         let body_bytes = scratch.writer.body_bytes();
         drop(body);
@@ -188,7 +189,13 @@ impl Http1 {
         record.finish(&self.shard, &self.client, &scratch.request, received(&loan), body_bytes);
         let is_returned = self.take_back(loan);
         match sent {
-            Err(_) => Next::Close,
+            Err(_) => {
+                if !is_delimited {
+                    // Only a reset tells a client that this end of the connection is not the end of the body.
+                    let _ = self.stream.borrow().tcp().set_zero_linger();
+                }
+                Next::Close
+            }
             Ok(()) if keep_alive && is_returned => Next::Request,
             Ok(()) => Next::Linger,
         }

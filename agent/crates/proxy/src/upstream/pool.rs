@@ -81,6 +81,7 @@ impl Connection {
 /// Idle HTTP/1.1 connections and all HTTP/2 connections of a shard.
 #[derive(Debug, Default)]
 pub struct Pool {
+    #[expect(clippy::vec_box, reason = "a connection moves in and out for each request, as a pointer")]
     idle: RefCell<HashMap<PoolKey, Vec<Box<Connection>>>>,
     http2: RefCell<HashMap<PoolKey, Rc<Http2Connections>>>,
 }

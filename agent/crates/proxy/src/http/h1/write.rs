@@ -157,6 +157,8 @@ pub struct Writer {
     promised: usize,
     is_chunked: bool,
     has_ended: bool,
+    /// The body's failure, told once what came before it has been written.
+    failure: Option<Error>,
     written: u64,
     body_bytes: u64,
 }
@@ -166,6 +168,7 @@ impl Writer {
     pub fn begin(&mut self, announce: Announce) -> &mut Vec<u8> {
         self.is_chunked = announce == Announce::Chunked;
         self.has_ended = false;
+        self.failure = None;
         self.promised = 0;
         self.written = 0;
         self.body_bytes = 0;
@@ -197,11 +200,14 @@ impl Writer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
         loop {
-            let is_blocked = self.poll_gather(body, cx).map_err(SendError::Body)?.is_pending();
+            let is_blocked = self.poll_gather(body, cx).is_pending();
             if self.has_output() {
                 let count = ready!(self.poll_write(&mut sink, body, cx)).map_err(SendError::Stream)?;
                 self.advance(count, body);
                 continue;
+            }
+            if let Some(error) = self.failure.take() {
+                return Poll::Ready(Err(SendError::Body(error)));
             }
             let flushed = sink.with(|stream| Pin::new(stream).poll_flush(cx)).map_err(SendError::Stream)?;
             if is_blocked {
@@ -229,17 +235,21 @@ impl Writer {
     }
 
     /// Takes pieces of the body until enough is there for a write. Pending: the body has no more for now.
-    fn poll_gather(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_gather(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<()> {
         while !self.has_ended && self.promised == 0 && self.out.len() - self.sent < GATHER_LIMIT {
-            match ready!(body.poll_piece(cx))? {
-                Piece::Data => self.push_piece(body),
-                Piece::End => {
+            match ready!(body.poll_piece(cx)) {
+                Ok(Piece::Data) => self.push_piece(body),
+                Ok(Piece::End) => {
                     self.push_end(body);
+                    self.has_ended = true;
+                }
+                Err(error) => {
+                    self.failure = Some(error);
                     self.has_ended = true;
                 }
             }
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(())
     }
 
     fn push_piece(&mut self, body: &mut Body) {

@@ -1,0 +1,202 @@
+//! HTTP/2 on either side, and on both.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tidegate_model::BackendProtocol;
+
+use crate::support::{
+    Worker,
+    backend::Echo,
+    client::Client,
+    model::{self, RuleSpec},
+};
+
+type Body = BoxBody<Bytes, std::convert::Infallible>;
+
+fn serve(protocol: BackendProtocol, endpoints: &[SocketAddr]) -> (Worker, SocketAddr) {
+    let mut worker = Worker::start(1);
+    let addr = worker.listen();
+    let mut changes = model::backend("backend", protocol, endpoints);
+    changes.extend([model::http_listener(addr), RuleSpec::default().into_change()]);
+    worker.apply(changes);
+    (worker, addr)
+}
+
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+pub(crate) async fn connect(addr: SocketAddr) -> http2::SendRequest<Body> {
+    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub(crate) fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
+    Request::builder().method(method).uri(uri).body(body).unwrap()
+}
+
+pub(crate) fn full(text: &'static str) -> Body {
+    Full::new(Bytes::from_static(text.as_bytes())).boxed()
+}
+
+pub(crate) async fn read(response: Response<Incoming>) -> (u16, String, Option<HeaderMap>) {
+    let status = response.status().as_u16();
+    let collected = response.into_body().collect().await.unwrap();
+    let trailers = collected.trailers().cloned();
+    (status, String::from_utf8(collected.to_bytes().to_vec()).unwrap(), trailers)
+}
+
+#[test]
+fn streams_of_one_connection_are_served_from_http1_endpoints() {
+    let echo = Echo::start();
+    let (mut worker, addr) = serve(BackendProtocol::Http1, &[echo.addr]);
+    block_on(async {
+        let sender = connect(addr).await;
+        let streams = (0..50).map(|index| {
+            let mut sender = sender.clone();
+            async move {
+                let request = request("POST", &format!("http://a.example:80/{index}"), full("hello"));
+                let (status, text, _) = read(sender.send_request(request).await.unwrap()).await;
+                assert_eq!(status, 200);
+                assert!(text.starts_with(&format!("POST /{index} HTTP/1.1\n")), "{text}");
+                assert!(text.contains("host: a.example:80\n") && text.ends_with("\n\nhello"), "{text}");
+            }
+        });
+        futures_util::future::join_all(streams).await;
+    });
+    assert_eq!(worker.metric("tidegate_requests_total", &["status=\"2xx\""]), 50.0);
+}
+
+#[test]
+fn an_http1_client_reaches_an_http2_endpoint_over_one_connection() {
+    let echo = Echo::start();
+    let (_worker, addr) = serve(BackendProtocol::Http2, &[echo.addr]);
+    let mut clients: Vec<Client> = (0..5).map(|_| Client::connect(addr)).collect();
+    for _ in 0..3 {
+        for client in &mut clients {
+            client.send(
+                "POST /x?y HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            );
+        }
+        for client in &mut clients {
+            let text = client.receive().text();
+            assert!(text.starts_with("POST http://a.example/x?y HTTP/2.0\n"), "{text}");
+            assert!(text.ends_with("\n\nabc"), "{text}");
+        }
+    }
+    assert_eq!(echo.connections(), 1);
+}
+
+#[test]
+fn trailers_pass_through_both_sides_as_grpc_needs() {
+    let echo = Echo::start();
+    let (_worker, addr) = serve(BackendProtocol::Http2, &[echo.addr]);
+    block_on(async {
+        let mut sender = connect(addr).await;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-end", "1".parse().unwrap());
+        let frames = vec![Ok(Frame::data(Bytes::from_static(b"part"))), Ok(Frame::trailers(trailers))];
+        let body = BodyExt::boxed(StreamBody::new(stream::iter(frames)));
+        let mut request = request("POST", "http://a.example/grpc.trailers", body);
+        request.headers_mut().insert("te", "trailers".parse().unwrap());
+        request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let (status, text, trailers) = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(status, 200);
+        assert!(text.contains("\nte: trailers\n"), "{text}");
+        assert!(text.ends_with("part\ntrailer x-end: 1"), "{text}");
+        assert_eq!(trailers.unwrap()["x-sum"], "42");
+    });
+}
+
+#[test]
+fn messages_go_both_ways_while_both_bodies_are_open() {
+    let echo = Duplex::start();
+    let (_worker, addr) = serve(BackendProtocol::Http2, &[echo]);
+    block_on(async {
+        let mut sender = connect(addr).await;
+        let (to_server, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let body = BodyExt::boxed(StreamBody::new(stream::poll_fn(move |cx| receiver.poll_recv(cx))));
+        let response = sender.send_request(request("POST", "http://a.example/duplex", body));
+        to_server.send(Ok(Frame::data(Bytes::from_static(b"one")))).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        for text in ["one", "two", "three"] {
+            if text != "one" {
+                to_server.send(Ok(Frame::data(Bytes::from(text)))).unwrap();
+            }
+            let frame = body.frame().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), text);
+        }
+        drop(to_server);
+        // The end may come as an empty frame of its own.
+        while let Some(frame) = body.frame().await {
+            assert!(frame.unwrap().into_data().unwrap().is_empty());
+        }
+    });
+}
+
+/// A server that sends each piece of the body back as it comes.
+struct Duplex;
+
+impl Duplex {
+    fn start() -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || {
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+                        Ok::<_, std::convert::Infallible>(Response::new(request.into_body()))
+                    });
+                    tokio::spawn(
+                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                            .serve_connection(TokioIo::new(stream), service),
+                    );
+                }
+            })
+        });
+        addr
+    }
+}
+
+#[test]
+fn what_http2_cannot_mean_is_refused() {
+    let echo = Echo::start();
+    let (_worker, addr) = serve(BackendProtocol::Http1, &[echo.addr]);
+    block_on(async {
+        let mut sender = connect(addr).await;
+        let mut request = request("GET", "http://a.example/", full(""));
+        request.headers_mut().insert("host", "b.example".parse().unwrap());
+        let (status, _, _) = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(status, 400);
+    });
+    assert_eq!(echo.connections(), 0);
+}
+
+#[test]
+fn a_dead_http2_connection_is_replaced() {
+    let echo = Echo::start();
+    let (mut worker, addr) = serve(BackendProtocol::Http2, &[echo.addr]);
+    let mut client = Client::connect(addr);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.receive().status, 200);
+    let second = Echo::start();
+    worker.apply(model::backend("backend", BackendProtocol::Http2, &[second.addr]));
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.receive().status, 200);
+    assert_eq!(second.connections(), 1);
+}

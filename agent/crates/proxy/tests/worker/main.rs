@@ -1,0 +1,10 @@
+//! A whole worker over real sockets on loopback: what clients send, what endpoints get, and what goes wrong between them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod faults;
+mod http1;
+mod http2;
+mod lifecycle;
+mod smuggling;
+mod support;
+mod tls;

@@ -1,0 +1,115 @@
+//! Small models: a listener, a rule, a backend.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tidegate_model::{
+    Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
+    Endpoint, EndpointState, Endpoints, Filter, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls, Match,
+    ObjectName, PathMatch, Protocol, Resource, Rule, RuleKey, RuleKind, Timeouts, Transport, WeightedBackend,
+};
+
+pub(crate) fn listener_key(name: &str) -> ListenerKey {
+    ListenerKey { gateway: ObjectName::new("test", "gateway"), name: name.into() }
+}
+
+pub(crate) fn backend_key(name: &str) -> BackendKey {
+    BackendKey::Backend { name: ObjectName::new("test", name) }
+}
+
+/// A listener without TLS for every host.
+pub(crate) fn http_listener(addr: SocketAddr) -> Change {
+    listener("http", addr, None, None)
+}
+
+pub(crate) fn listener(name: &str, addr: SocketAddr, hostname: Option<&str>, certificate: Option<&str>) -> Change {
+    let frontend = FrontendKey { addr: addr.ip(), port: addr.port(), transport: Transport::Tcp };
+    let key = |name: &str| CertificateKey(ObjectName::new("test", name));
+    let listener = Listener {
+        frontends: vec![frontend],
+        owns_addresses: true,
+        protocol: if certificate.is_some() { Protocol::Https } else { Protocol::Http },
+        hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
+        tls: certificate.map(|name| ListenerTls { certificates: vec![key(name)] }),
+    };
+    Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
+}
+
+/// A self-signed certificate and the change that brings it.
+pub(crate) fn certificate(key: &str, name: &str) -> (Vec<u8>, Change) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let der = made.cert.der().to_vec();
+    let certificate = Certificate {
+        chain: vec![der.clone()],
+        private_key: made.signing_key.serialize_der(),
+        names: vec![name.to_owned()],
+        not_after: i64::MAX,
+    };
+    let key = CertificateKey(ObjectName::new("test", key));
+    (der, Change::Put(Resource::Certificate(key, Arc::new(certificate))))
+}
+
+pub(crate) fn backend(name: &str, protocol: BackendProtocol, endpoints: &[SocketAddr]) -> Vec<Change> {
+    backend_with(name, protocol, None, endpoints)
+}
+
+pub(crate) fn backend_with(
+    name: &str,
+    protocol: BackendProtocol,
+    tls: Option<BackendTls>,
+    endpoints: &[SocketAddr],
+) -> Vec<Change> {
+    let endpoint = |&addr| Endpoint { addr, state: EndpointState::Ready };
+    let endpoints = Endpoints { endpoints: endpoints.iter().map(endpoint).collect() };
+    vec![
+        Change::Put(Resource::Backend(backend_key(name), Arc::new(Backend { protocol, tls }))),
+        Change::Put(Resource::Endpoints(backend_key(name), Arc::new(endpoints))),
+    ]
+}
+
+/// A rule of a route of its own: a path prefix on listener `http` to one backend.
+pub(crate) struct RuleSpec {
+    pub(crate) name: &'static str,
+    pub(crate) listener: &'static str,
+    pub(crate) prefix: &'static str,
+    pub(crate) backend: &'static str,
+    pub(crate) filters: Vec<Filter>,
+    pub(crate) timeouts: Timeouts,
+}
+
+impl Default for RuleSpec {
+    fn default() -> Self {
+        Self {
+            name: "rule",
+            listener: "http",
+            prefix: "/",
+            backend: "backend",
+            filters: Vec::new(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl RuleSpec {
+    pub(crate) fn into_change(self) -> Change {
+        let key = RuleKey { kind: RuleKind::HTTPRoute, route: ObjectName::new("test", self.name), index: 0 };
+        let rule = Rule {
+            name: None,
+            created: 0,
+            attachments: vec![Attachment { listener: listener_key(self.listener), hostnames: Vec::new() }],
+            matches: vec![Match {
+                path: PathMatch::Prefix(self.prefix.into()),
+                method: None,
+                headers: Vec::new(),
+                query: Vec::new(),
+            }],
+            filters: self.filters,
+            backends: vec![WeightedBackend {
+                target: BackendTarget::Backend(backend_key(self.backend)),
+                weight: 1,
+                filters: Vec::new(),
+            }],
+            timeouts: self.timeouts,
+        };
+        Change::Put(Resource::Rule(key, Arc::new(rule)))
+    }
+}

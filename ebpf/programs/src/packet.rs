@@ -267,7 +267,8 @@ impl Transport {
         if !network.is_sound {
             return Self::MALFORMED;
         }
-        let window = Window { bytes, end: network.end };
+        let icmp = if network.is_v6 { protocol::ICMP_V6 } else { protocol::ICMP };
+        let window = Window { bytes, end: network.end, icmp };
         if network.is_v6 {
             return Self::parse_v6(&window, network);
         }
@@ -345,7 +346,8 @@ impl Transport {
                     tcp_flags: 0,
                 }
             }
-            protocol::ICMP | protocol::ICMP_V6 => {
+            // The stack takes each only in packets of its own family.
+            _ if next == window.icmp => {
                 let Some(header) = window.load::<ICMP>(offset) else { return Self::MALFORMED };
                 let (kind, code) = (header[0].into(), header[1].into());
                 Self { kind: Kind::Icmp, protocol: next, sport: kind, dport: code, tcp_flags: 0 }
@@ -355,10 +357,11 @@ impl Transport {
     }
 }
 
-/// Bytes up to the end of the datagram.
+/// Bytes up to the end of the datagram, and what its family's ICMP is.
 struct Window<'a, B> {
     bytes: &'a B,
     end: usize,
+    icmp: u8,
 }
 
 impl<B: Bytes> Window<'_, B> {

@@ -217,7 +217,7 @@ impl Kernel {
             let current = self.applied.policies.get(&domain).copied();
             match fill_lists(&mut self.tables, &mut self.applied, current, &lists, report) {
                 Ok(policy) if current == Some(policy) => {}
-                Ok(policy) => match self.tables.put_policy(domain, policy) {
+                Ok(policy) => match self.tables.put_policy(domain, policy, current.is_some()) {
                     Ok(()) => {
                         self.applied.policies.insert(domain, policy);
                         report.written += 1;
@@ -294,10 +294,11 @@ impl Kernel {
 
     fn put_addresses(&mut self, claims: &Claims, report: &mut AppliedReport) {
         for (&addr, &owner) in &claims.addresses {
-            if self.applied.addresses.get(&addr) == Some(&owner) {
+            let current = self.applied.addresses.get(&addr);
+            if current == Some(&owner) {
                 continue;
             }
-            match self.tables.put_address(addr, owner) {
+            match self.tables.put_address(addr, owner, current.is_some()) {
                 Ok(()) => {
                     self.applied.addresses.insert(addr, owner);
                     report.written += 1;

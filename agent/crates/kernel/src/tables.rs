@@ -116,9 +116,10 @@ impl Tables {
         }
     }
 
-    pub(crate) fn put_address(&mut self, addr: Address, owner: AddressOwner) -> Result<(), MapError> {
+    /// Adds or, with `is_change`, replaces an owner; so for policies below.
+    pub(crate) fn put_address(&mut self, addr: Address, owner: AddressOwner, is_change: bool) -> Result<(), MapError> {
         self.settle();
-        self.has_freed = true;
+        self.has_freed = is_change;
         self.addresses.insert(Wire(addr), Wire(owner), 0)
     }
 
@@ -154,9 +155,9 @@ impl Tables {
         remove_if_present(&mut self.admitting, ifindex)
     }
 
-    pub(crate) fn put_policy(&mut self, domain: u32, policy: Policy) -> Result<(), MapError> {
+    pub(crate) fn put_policy(&mut self, domain: u32, policy: Policy, is_change: bool) -> Result<(), MapError> {
         self.settle();
-        self.has_freed = true;
+        self.has_freed = is_change;
         self.domains.insert(Wire(domain), Wire(policy), 0)
     }
 

@@ -34,8 +34,6 @@ pub struct Connection {
     pub destination: SocketAddr,
     /// Transport protocol.
     pub transport: Transport,
-    /// Where it came in.
-    pub ifindex: u32,
 }
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
@@ -63,10 +61,11 @@ impl Kernel {
         self.run_xdp(ProgramName::Admit, frame, ifindex, repeat)
     }
 
-    /// Runs `steer` on a new connection. It counts and samples as it does for real ones.
+    /// Runs `steer` on a new connection that comes in at interface 0: the kernel takes no other here. It counts and samples as
+    /// it does for real ones.
     ///
     /// # Errors
-    /// When the kernel does not take the context: interface gone, or ports of 0.
+    /// When the kernel does not take the context.
     pub fn run_steer(&self, connection: &Connection) -> Result<TestRun, KernelError> {
         let mut context = [0u8; SK_LOOKUP_CONTEXT];
         let protocol: u32 = match connection.transport {
@@ -74,7 +73,7 @@ impl Kernel {
             Transport::Udp => 17,
         };
         // struct bpf_sk_lookup: sk or cookie (8 bytes), family, protocol, remote_ip4, remote_ip6[4], remote_port (network
-        // order, two bytes and two of padding), local_ip4, local_ip6[4], local_port (host order, four bytes), ingress_ifindex.
+        // order, two bytes and two of padding), local_ip4, local_ip6[4], local_port (host order, four bytes), ingress_ifindex (must be 0).
         let family = if connection.source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         context[8..12].copy_from_slice(&family.to_ne_bytes());
         context[12..16].copy_from_slice(&protocol.to_ne_bytes());
@@ -86,7 +85,6 @@ impl Kernel {
         }
         context[36..38].copy_from_slice(&connection.source.port().to_be_bytes());
         context[60..64].copy_from_slice(&u32::from(connection.destination.port()).to_ne_bytes());
-        context[64..68].copy_from_slice(&connection.ifindex.to_ne_bytes());
         self.run(ProgramName::Steer, &[], &mut context, 1)
     }
 

@@ -1,9 +1,9 @@
 //! `steer` (sk_lookup): which socket takes a new connection to a frontend.
 //!
 //! Fails open for what is not for a frontend and closed for what is: a frontend without a socket is dropped, never handed to
-//! whatever else listens on the port. A connection that came around `admit` (another interface, loopback, a tunnel) is judged
-//! here by the same function. Runs for look-ups of listeners and unconnected UDP sockets only (kernel 5.9), so established
-//! traffic does not pay for it.
+//! whatever else listens on the port. To a drop here TCP answers with a reset, as if nobody listened. A connection that came
+//! around `admit` (another interface, loopback, a tunnel) is judged here by the same function. Runs for look-ups of listeners
+//! and unconnected UDP sockets only (kernel 5.9), so established traffic does not pay for it.
 
 use aya_ebpf::{
     bindings::{bpf_sk_lookup, sk_action},

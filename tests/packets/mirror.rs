@@ -1,0 +1,91 @@
+//! The pure decision over plain tables: what the loaded programs are compared with.
+
+use std::net::IpAddr;
+
+use tidegate_abi::{
+    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, Transport,
+    address::{from_ip, to_v4},
+};
+use tidegate_kernel::Desired;
+use tidegate_model::{self as model, DomainId};
+use tidegate_programs::decide::{Judged, Tables, judge_packet};
+
+/// Tables made from a desired state by the obvious way: scans, no maps, no lists with ids.
+pub(crate) struct Mirror<'a> {
+    desired: &'a Desired,
+    owners: Vec<(Address, AddressOwner)>,
+    frontends: Vec<(FrontendKey, u32)>,
+    policies: Vec<(u32, Policy)>,
+}
+
+/// In a list id: the domain, and whether it is the allow list.
+const ALLOW: u32 = 1 << 31;
+
+impl<'a> Mirror<'a> {
+    pub(crate) fn new(desired: &'a Desired) -> Self {
+        let (mut owners, mut frontends, mut policies) = (Vec::new(), Vec::new(), Vec::new());
+        for (domain, wanted) in &desired.domains {
+            for addr in &wanted.frontends.exclusive {
+                owners.push((from_ip(*addr), AddressOwner { domain: domain.0, flags: AddressOwner::EXCLUSIVE }));
+            }
+            for key in &wanted.frontends.keys {
+                let transport = match key.transport {
+                    model::Transport::Tcp => Transport::Tcp,
+                    model::Transport::Udp => Transport::Udp,
+                };
+                let key = FrontendKey { addr: from_ip(key.addr), port: key.port, transport: transport as u8, pad: 0 };
+                frontends.push((key, domain.0));
+                owners.push((key.addr, AddressOwner::default()));
+            }
+            let allow = if wanted.admission.allow.is_some() { domain.0 | ALLOW } else { 0 };
+            policies.push((domain.0, Policy { deny: domain.0, allow }));
+        }
+        Self { desired, owners, frontends, policies }
+    }
+
+    /// The verdict on a frame.
+    pub(crate) fn judge(&self, frame: &[u8], ifindex: u32) -> (DomainId, Reason) {
+        let mut judged = Judged::default();
+        judge_packet(&frame, ifindex, self, &mut judged);
+        (DomainId(judged.verdict.domain), judged.verdict.reason)
+    }
+
+    fn has_source(&self, list: u32, ip: IpAddr) -> bool {
+        let admission = &self.desired.domains[&DomainId(list & !ALLOW)].admission;
+        let prefixes = if list & ALLOW == 0 { Some(&admission.deny) } else { admission.allow.as_ref() };
+        prefixes.is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&ip)))
+    }
+}
+
+impl Tables for Mirror<'_> {
+    fn find_owner(&self, addr: &Address) -> Option<&AddressOwner> {
+        self.owners.iter().find(|(owned, _)| owned == addr).map(|(_, owner)| owner)
+    }
+
+    fn find_frontend(&self, key: &FrontendKey) -> Option<&u32> {
+        self.frontends.iter().find(|(frontend, _)| frontend == key).map(|(_, domain)| domain)
+    }
+
+    fn has_interface(&self, key: &InterfaceKey) -> bool {
+        self.desired.domains[&DomainId(key.domain)].interfaces.iter().any(|interface| {
+            (interface.ifindex, interface.vlan, interface.inner_vlan) == (key.ifindex, key.vlan, key.inner_vlan)
+        })
+    }
+
+    fn find_policy(&self, domain: u32) -> Option<&Policy> {
+        self.policies.iter().find(|(id, _)| *id == domain).map(|(_, policy)| policy)
+    }
+
+    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool {
+        self.has_source(list, addr.into())
+    }
+
+    fn has_source_v6(&self, list: u32, addr: &Address) -> bool {
+        assert!(to_v4(addr).is_none());
+        self.has_source(list, (*addr).into())
+    }
+
+    fn has_dialled(&self, _key: &DialledKey) -> bool {
+        false
+    }
+}

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Secret;
 use rustls::{crypto::aws_lc_rs, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tidegate_model::Certificate;
-use x509_parser::{extensions::GeneralName, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
 
 /// Certificates of one chain beyond this many are a mistake: browsers send and take a handful.
 const MAX_CHAIN: usize = 16;
@@ -33,6 +33,10 @@ pub(crate) fn read_certificate(secret: &Secret) -> Result<Certificate, String> {
     let signing_key =
         aws_lc_rs::sign::any_supported_type(&key).map_err(|error| format!("data.tls.key cannot be used: {error}"))?;
     let (names, not_after) = read_leaf(&chain[0])?;
+    for (index, issuer) in chain.iter().enumerate().skip(1) {
+        X509Certificate::from_der(issuer)
+            .map_err(|error| format!("data.tls.crt: certificate {} cannot be read: {error}", index + 1))?;
+    }
     CertifiedKey::new(chain.clone(), signing_key)
         .keys_match()
         .map_err(|_| "data.tls.key is not the key of the first certificate in data.tls.crt".to_owned())?;
@@ -46,7 +50,7 @@ pub(crate) fn read_certificate(secret: &Secret) -> Result<Certificate, String> {
 
 /// DNS names and end of validity of a leaf. The common name counts only without any subjectAltName (RFC 6125 section 6.4.4).
 fn read_leaf(leaf: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
-    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(leaf)
+    let (_, certificate) = X509Certificate::from_der(leaf)
         .map_err(|error| format!("data.tls.crt: the first certificate cannot be read: {error}"))?;
     let alternatives = certificate
         .subject_alternative_name()

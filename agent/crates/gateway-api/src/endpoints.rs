@@ -73,14 +73,11 @@ fn unsupported_protocol(place: &str, protocol: &str) -> Problem {
 fn read_app_protocol(protocol: &str) -> Option<Option<BackendProtocol>> {
     match protocol {
         "" | "tcp" => Some(None),
-        "http"
-        | "kubernetes.io/ws"
-        | "kubernetes.io/wss"
-        | "gateway.envoyproxy.io/ws"
-        | "gateway.envoyproxy.io/wss" => Some(Some(BackendProtocol::Http1)),
+        "http" | "kubernetes.io/ws" | "gateway.envoyproxy.io/ws" => Some(Some(BackendProtocol::Http1)),
         "kubernetes.io/h2c" | "gateway.envoyproxy.io/h2c" | "h2c" | "http2" | "grpc" => {
             Some(Some(BackendProtocol::Http2))
         }
+        // `https` and `kubernetes.io/wss` are TLS to the backend: not served yet, and not sent in clear instead.
         _ => None,
     }
 }

@@ -91,16 +91,21 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => &object.metadata,)+ }
             }
 
-            /// Reads an object of a kind known already, noting the paths of fields that its type does not have.
+            /// Reads an object of a kind known already, noting the paths of fields that its type does not have. An error
+            /// comes with the path of the field that it is about.
             pub(crate) fn deserialize(
                 kind: Kind,
                 value: serde_json::Value,
                 unknown: &mut Vec<String>,
-            ) -> Result<Self, serde_json::Error> {
-                let mut note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-                Ok(match kind {
-                    $(Kind::$kind => Self::$kind(Arc::new(serde_ignored::deserialize::<_, _, $type>(value, &mut note)?)),)+
-                })
+            ) -> Result<Self, (String, serde_json::Error)> {
+                let mut note = |path: serde_ignored::Path<'_>| unknown.push(show(&path));
+                let mut track = serde_path_to_error::Track::new();
+                let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+                let read = match kind {
+                    $(Kind::$kind => serde_ignored::deserialize::<_, _, $type>(deserializer, &mut note)
+                        .map(|object| Self::$kind(Arc::new(object))),)+
+                };
+                read.map_err(|error| (track.path().to_string(), error))
             }
         }
 
@@ -176,4 +181,18 @@ pub(crate) fn name_of(metadata: &ObjectMeta) -> ObjectName {
 /// `metadata.creationTimestamp` in seconds since the epoch; objects without one (files) are all equally old.
 pub(crate) fn created_at(metadata: &ObjectMeta) -> i64 {
     metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// A path as conditions write it: `spec.rules[0].backendRef`.
+fn show(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", show(parent)),
+        Path::Map { parent, key } => {
+            let parent = show(parent);
+            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
+        }
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => show(parent),
+    }
 }

@@ -13,7 +13,7 @@ use crate::object::{Kind, Object};
 pub struct Parsed {
     /// The object.
     pub object: Object,
-    /// Paths of fields that the kind does not have, e.g. `spec.rules.0.backendRef`.
+    /// Paths of fields that the kind does not have, e.g. `spec.rules[0].backendRef`.
     pub unknown_fields: Vec<String>,
 }
 
@@ -32,13 +32,15 @@ pub enum ParseError {
         kind: String,
     },
     /// A field has the wrong type, a value that the kind does not allow, or is missing.
-    #[error("{kind}/{name}: {message}")]
+    #[error("{kind}/{name}: {path}: {message}")]
     Invalid {
         /// Kind.
         kind: Kind,
         /// Name, with the namespace in front.
         name: String,
-        /// The field and what is wrong with it.
+        /// Path of the field, e.g. `spec.rules[0].matches`; `.` is the object itself.
+        path: String,
+        /// What is wrong with it.
         message: String,
     },
 }
@@ -89,7 +91,7 @@ pub fn parse(mut value: Value) -> Result<Parsed, ParseError> {
     let mut unknown_fields = Vec::new();
     // `apiVersion` and `kind` are judged above and taken off, so a type that wants them gets its own.
     let object = Object::deserialize(kind, with_type(value, kind), &mut unknown_fields)
-        .map_err(|error| ParseError::Invalid { kind, name: shown_name, message: error.to_string() })?;
+        .map_err(|(path, error)| ParseError::Invalid { kind, name: shown_name, path, message: error.to_string() })?;
     unknown_fields.retain(|path| path != "apiVersion" && path != "kind");
     Ok(Parsed { object, unknown_fields })
 }
@@ -119,6 +121,64 @@ fn encode_string_data(fields: &mut serde_json::Map<String, Value>) {
             if let Ok(encoded) = serde_json::to_value(bytes) {
                 data.insert(key, encoded);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn route(spec: Value) -> Value {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"}, "spec": spec})
+    }
+
+    #[test]
+    fn names_unknown_fields_and_reads_the_rest() {
+        let parsed = parse(route(json!({"rules": [{"backendRef": []}], "hostname": "a"}))).unwrap();
+        assert_eq!(parsed.unknown_fields, ["spec.hostname", "spec.rules[0].backendRef"]);
+        assert_eq!(parsed.object.reference().to_string(), "HTTPRoute/default/r");
+    }
+
+    #[test]
+    fn an_error_names_object_and_field() {
+        let error = parse(route(json!({"rules": [{}, {"matches": [{"method": "FETCH"}]}]}))).unwrap_err();
+        let ParseError::Invalid { path, message, .. } = &error else { panic!("{error}") };
+        assert_eq!(path, "spec.rules[1].matches[0].method");
+        assert!(message.contains("FETCH"), "{message}");
+        assert!(error.to_string().starts_with("HTTPRoute/default/r: spec.rules[1]"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_error() {
+        for value in [json!(null), json!([]), json!("a"), json!({}), json!({"apiVersion": "v1", "kind": "Service"})] {
+            assert!(matches!(parse(value), Err(ParseError::Missing(_))));
+        }
+        for (api_version, kind) in [("v1", "Pod"), ("gateway.networking.k8s.io/v9", "Gateway"), ("apps/v1", "Service")]
+        {
+            let value = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "a"}});
+            assert!(matches!(parse(value), Err(ParseError::UnknownKind { .. })), "{kind}");
+        }
+    }
+
+    #[test]
+    fn older_versions_and_foreign_groups_of_a_kind_are_read() {
+        for (api_version, kind, spec) in [
+            ("gateway.networking.k8s.io/v1beta1", "HTTPRoute", json!({})),
+            ("gateway.envoyproxy.io/v1alpha1", "Backend", json!({"endpoints": []})),
+            ("discovery.k8s.io/v1", "EndpointSlice", json!(null)),
+        ] {
+            let mut value = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "a"}});
+            if kind == "EndpointSlice" {
+                value["addressType"] = json!("IPv4");
+                value["endpoints"] = json!([]);
+            } else {
+                value["spec"] = spec;
+            }
+            let parsed = parse(value).unwrap();
+            assert!(parsed.unknown_fields.is_empty(), "{:?}", parsed.unknown_fields);
         }
     }
 }

@@ -44,7 +44,7 @@ pub struct Backend {
 /// Application protocol towards a backend (`appProtocol` of a Service port).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BackendProtocol {
-    /// HTTP/1.1. Also `kubernetes.io/ws` and `kubernetes.io/wss`: an upgrade needs nothing else.
+    /// HTTP/1.1. Also `kubernetes.io/ws`: an upgrade needs nothing else.
     Http1,
     /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`), or by ALPN with TLS.
     Http2,

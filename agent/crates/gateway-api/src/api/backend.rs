@@ -25,8 +25,8 @@ pub struct BackendSpec {
     /// Where the backend is. Names are resolved by the agent.
     #[serde(default)]
     pub endpoints: Vec<BackendEndpoint>,
-    /// Protocols that the endpoints speak, best first: `gateway.envoyproxy.io/h2c`, `gateway.envoyproxy.io/ws`,
-    /// `gateway.envoyproxy.io/wss`, or the same under `kubernetes.io/`. Default: HTTP/1.1.
+    /// Protocols that the endpoints speak, best first: `gateway.envoyproxy.io/h2c`, `gateway.envoyproxy.io/ws`
+    /// or the same under `kubernetes.io/`. Default: HTTP/1.1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub app_protocols: Option<Vec<String>>,
     /// Use as a fallback only; not served yet.

@@ -164,8 +164,11 @@ fn listener_key(namespace: &str, gateway: &str, name: &str) -> Key {
     Key::Listener(ListenerKey { gateway: ObjectName::new(namespace, gateway), name: Arc::from(name) })
 }
 
+/// Domains with their resources.
+type Snapshot = BTreeMap<DomainName, (Domain, Vec<Resource>)>;
+
 /// Every model's resources, for comparison without generations.
-fn snapshot(translator: &Translator) -> BTreeMap<DomainName, (Domain, Vec<Resource>)> {
+fn snapshot(translator: &Translator) -> Snapshot {
     let domains = translator.domains.keys();
     domains
         .filter_map(|name| {

@@ -279,9 +279,7 @@ fn a_rule_whose_filters_cannot_be_carried_out_answers_500() {
 fn fields_that_are_not_enforced_are_named_and_the_rule_is_served() {
     let mut world = World::example();
     world.put(&with_rules(
-        "- backendRefs: [{name: products-v1, port: 8080}]\n  retry: {attempts: 3}\n  sessionPersistence: {sessionName: a}"
-            .replace("sessionName: a", "type: Cookie")
-            .as_str(),
+        "- backendRefs: [{name: products-v1, port: 8080}]\n  retry: {attempts: 3}\n  sessionPersistence: {type: Cookie}",
     ));
     world.assert_condition(PRODUCTS, "Enforced=false NotEnforced", "spec.rules[0].retry is not enforced yet");
     world.assert_condition(PRODUCTS, "Enforced=false NotEnforced", "spec.rules[0].sessionPersistence");

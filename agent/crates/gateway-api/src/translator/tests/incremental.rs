@@ -5,7 +5,7 @@ use tidegate_model::{BackendKey, Change};
 use super::*;
 
 /// Routes of the large world; the cost of a change must not depend on it.
-const ROUTES: usize = 2_000;
+const ROUTES: usize = 500;
 
 fn route(index: usize, path: &str) -> String {
     format!(

@@ -54,7 +54,7 @@ fn versions() -> Vec<Vec<Object>> {
         ],
         vec![class("a"), class("b"), class("nothing")],
         vec![
-            gateway("g", 1, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{access: yes}}}}}}}}}}, {{name: https, protocol: HTTPS, port: 443, tls: {{certificateRefs: [{{name: cert}}, {{name: far, namespace: admin}}]}}, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}").replace("access: yes", "access: open")),
+            gateway("g", 1, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{access: open}}}}}}}}}}, {{name: https, protocol: HTTPS, port: 443, tls: {{certificateRefs: [{{name: cert}}, {{name: far, namespace: admin}}]}}, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
             gateway("g", 1, "{gatewayClassName: c, listeners: [{name: http, protocol: HTTP, port: 80, hostname: \"*.example.com\", allowedRoutes: {namespaces: {from: All}}}]}"),
             gateway("g", 1, "{gatewayClassName: other, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
         ],

@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds the agent with everything that goes into it; returns its path.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn agent(profile: Profile) -> Result<PathBuf> {
     setup::ensure(&[Need::Build])?;
     ebpf::build(false)?;

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds the object unless it is up to date; returns its path.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn build(is_forced: bool) -> Result<PathBuf> {
     let tools = setup::bpf()?;
     let object = place::bpf_object();

@@ -20,6 +20,11 @@ pub(crate) fn target() -> PathBuf {
     }
 }
 
+/// Folder of a workspace of the checkout; the main one has the name "".
+pub(crate) fn workspace(name: &str) -> PathBuf {
+    if name.is_empty() { root() } else { root().join(name) }
+}
+
 /// Cargo's target folder of another workspace of the checkout, built for the host.
 pub(crate) fn target_of(workspace: &str) -> PathBuf {
     target().join("workspaces").join(workspace)

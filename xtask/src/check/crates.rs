@@ -24,7 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tidegate-lab", &[]),
     ("tidegate-bench", &["tidegate-lab"]),
     ("tidegate-fuzz", &["tidegate-gateway-api", "tidegate-model", "tidegate-programs", "tidegate-proxy", "tidegate"]),
-    ("tidegate-tests", &["tidegate-abi", "tidegate-kernel", "tidegate-lab", "tidegate-model"]),
+    ("tidegate-tests", &["tidegate-abi", "tidegate-kernel", "tidegate-lab", "tidegate-model", "tidegate-programs"]),
     ("xtask", &["tidegate-abi", "tidegate-lab"]),
 ];
 
@@ -32,16 +32,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("aya", &["tidegate-kernel", "tidegate", "tidegate-tests"]),
     ("kube-client", &["tidegate"]),
-    ("kube", &["tidegate-gateway-api", "tidegate"]),
+    ("kube", &["tidegate-gateway-api", "tidegate", "tidegate-fuzz"]),
 ];
 
 /// Workspaces of the project, as folders below its root.
 pub(super) const WORKSPACES: [&str; 3] = ["", "ebpf/programs", "tests/fuzz"];
 
+/// Whether cargo must keep to a workspace's lock file. The fuzz targets need not: they follow the dependencies of crates that
+/// change, and nothing of theirs is shipped.
+pub(super) fn lock(workspace: &str) -> Option<&'static str> {
+    (workspace != "tests/fuzz").then_some("--locked")
+}
+
 /// Cargo's own description of a workspace.
 pub(super) fn metadata(workspace: &str) -> Result<Value> {
     let mut command = Command::new("cargo");
-    command.args(["metadata", "--format-version=1", "--locked"]).current_dir(place::root().join(workspace));
+    command.args(["metadata", "--format-version=1"]).args(lock(workspace)).current_dir(place::workspace(workspace));
     serde_json::from_str(&run::read(&mut command)?).context("cargo metadata printed no JSON")
 }
 

@@ -64,7 +64,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     note("BPF programs", ebpf::build(false).map(drop));
     note("layouts", run::judge("the BPF object has the contract's layouts", abi::compare));
     for workspace in crates::WORKSPACES {
-        let lint = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        let mut lint = vec!["clippy", "--workspace", "--all-targets"];
+        lint.extend(crates::lock(workspace));
+        lint.extend(["--", "--deny", "warnings"]);
         note("lints", cargo("lint", workspace, &lint, &[]));
     }
     let docs = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
@@ -79,7 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Runs cargo in a workspace; each has its own folder of results, or they would be rebuilt for each other.
 fn cargo(title: &str, workspace: &str, args: &[&str], envs: &[(&str, &str)]) -> Result<()> {
     let mut command = Command::new("cargo");
-    command.args(args).envs(envs.iter().copied()).current_dir(place::root().join(workspace));
+    command.args(args).envs(envs.iter().copied()).current_dir(place::workspace(workspace));
     if workspace.is_empty() {
         return run::step(title, &mut command);
     }

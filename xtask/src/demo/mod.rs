@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Builds the release agent and a program that runs it in namespaces; returns the program's path.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn prepare(package: &str, title: &str, needs: &[Need]) -> Result<PathBuf> {
     if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("{title} loads BPF programs and makes network namespaces: run it as root");

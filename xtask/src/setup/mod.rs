@@ -1,7 +1,7 @@
 //! `setup`: finds what building and testing need and installs what is missing. Doing nothing takes no second.
 //!
-//! Packages come from apt-get, tools from crates.io into the cache (see [`place::cache`]); nothing else of the machine is
-//! changed, no service is started. Other verbs call [`ensure`] for what they need themselves.
+//! Packages come from apt-get, tools from crates.io into the cache ([`crate::place::cache`]); nothing else of the machine
+//! is changed, no service is started. Other verbs call [`ensure`] for what they need themselves.
 
 mod compiler;
 mod packages;
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// Installs the packages that are missing for something.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     packages::ensure(&packages::of_needs(needs))
 }
@@ -70,7 +70,7 @@ pub(crate) struct BpfTools {
 /// Finds the BPF tool chain, and installs it where it is missing.
 ///
 /// # Errors
-/// As [`run`].
+/// As [`run()`].
 pub(crate) fn bpf() -> Result<BpfTools> {
     let compiler = match Compiler::find() {
         Some(compiler) => compiler,

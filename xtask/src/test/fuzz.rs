@@ -48,7 +48,7 @@ pub(super) fn run(only: Option<&str>, seconds: u32) -> Result<Tally> {
     let triple = host_triple()?;
     let target_dir = place::target_of(FOLDER).join("instrumented");
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--release", "--target", &triple]).current_dir(&folder);
+    cargo.args(["build", "--release", "--target", &triple]).current_dir(&folder);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f")).env("CARGO_TARGET_DIR", &target_dir);
     run::step("build the fuzz targets", &mut cargo)?;
     let results = place::target().join("fuzz");

@@ -102,7 +102,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     verify()
 }
 
-/// Checks that the committed types are those that [`run`] would write, without running it.
+/// Checks that the committed types are those that [`run()`] would write, without running it.
 ///
 /// # Errors
 /// They were made with something else, or edited.

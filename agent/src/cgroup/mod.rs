@@ -50,6 +50,17 @@ impl Cgroups {
         Self { hierarchies, folder: Path::new("tidegate").join(instance) }
     }
 
+    /// Makes the folder of the instance in every hierarchy. Init does this: the root group of a hierarchy is writable for
+    /// nobody (mode 0555), so that making a group in it takes `CAP_DAC_OVERRIDE`, which the agent does not have.
+    pub fn prepare_instance(&self) {
+        for base in self.hierarchies.all() {
+            if let Err(error) = make(&base.join(&self.folder)) {
+                // What depends on it is reported for each domain.
+                debug!("{error}");
+            }
+        }
+    }
+
     /// Makes the groups of a domain, or brings their limits up to date.
     pub fn prepare(&self, domain: &DomainName, limits: &ResourceLimits) -> DomainGroups {
         let mut groups = DomainGroups::default();

@@ -31,6 +31,7 @@ use tidegate_model::control::{FromInit, ToInit};
 use tracing::{error, info, warn};
 
 use crate::{
+    cgroup::Cgroups,
     control::{self, Channel, Incoming},
     options::{KernelOption, RunOptions},
     privileges, sys,
@@ -109,6 +110,9 @@ impl Init {
             self.read_agent();
             if let Some(code) = self.reap() {
                 self.kill_workers();
+                if self.stop.is_some() {
+                    Cgroups::discover(&self.options.instance).remove_instance();
+                }
                 return Ok(code);
             }
             if self.agent.is_none() && self.stop.is_none() && self.restart.is_due(Instant::now()) {
@@ -255,6 +259,7 @@ impl Init {
     }
 
     fn start_agent(&mut self) {
+        Cgroups::discover(&self.options.instance).prepare_instance();
         match self.spawn_agent() {
             Ok(agent) => {
                 self.restart.started(Instant::now());

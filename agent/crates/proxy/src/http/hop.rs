@@ -2,7 +2,7 @@
 
 use super::{
     h1::framing::list_members,
-    head::{Headers, RequestHead},
+    head::{Field, Headers, RequestHead},
     known::Known,
 };
 
@@ -25,26 +25,46 @@ pub fn strip_request(head: &mut RequestHead, may_upgrade: bool) -> HopRequest {
         .values_known(Known::Te)
         .flat_map(list_members)
         .any(|member| member.eq_ignore_ascii_case(b"trailers"));
-    strip(&mut head.headers, |known| known.is_hop_by_hop() || known.is_forwarding());
+    strip(&mut head.headers, |field| {
+        field.known.is_hop_by_hop()
+            || field.known.is_forwarding()
+            || (field.known == Known::Other && is_forwarding_or_disguised(field.name))
+    });
     HopRequest { upgrade, accepts_trailers }
 }
 
 /// Removes the fields of this hop from a response; `Upgrade` stays for a 101.
 pub fn strip_response(headers: &mut Headers, is_upgrade: bool) {
-    strip(headers, |known| known.is_hop_by_hop() && !(is_upgrade && known == Known::Upgrade));
+    strip(headers, |field| field.known.is_hop_by_hop() && !(is_upgrade && field.known == Known::Upgrade));
 }
 
-fn strip(headers: &mut Headers, is_unwanted: impl Fn(Known) -> bool) {
+/// Whether an unknown name is one more that says who the client is (`X-Forwarded-…`, `X-Real-IP`), or reads like a field
+/// of framing or forwarding once a CGI or WSGI endpoint has made `_` of its dashes.
+fn is_forwarding_or_disguised(name: &[u8]) -> bool {
+    let dashed = |byte: &u8| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    let starts_with =
+        |prefix: &[u8]| name.len() >= prefix.len() && name.iter().map(dashed).zip(prefix).all(|(a, b)| a == *b);
+    if starts_with(b"x-forwarded-") || (name.len() == 9 && starts_with(b"x-real-ip")) {
+        return true;
+    }
+    if memchr::memchr(b'_', name).is_none() {
+        return false;
+    }
+    let known = Known::classify(&name.iter().map(dashed).collect::<smallvec::SmallVec<[u8; 32]>>());
+    known.is_hop_by_hop() || known.is_forwarding() || matches!(known, Known::ContentLength | Known::Expect)
+}
+
+fn strip(headers: &mut Headers, is_unwanted: impl Fn(&Field<'_>) -> bool) {
     let mut nominated = smallvec::SmallVec::<[Box<[u8]>; 2]>::new();
     let mut any = false;
     for field in headers.iter() {
-        any |= is_unwanted(field.known);
+        any |= is_unwanted(&field);
         if field.known == Known::Connection {
             nominated.extend(list_members(field.value).filter(|option| is_nomination(option)).map(Box::from));
         }
     }
     if any {
-        headers.remove_if(|field| is_unwanted(field.known));
+        headers.remove_if(|field| is_unwanted(&field));
     }
     for name in nominated {
         headers.remove(name);
@@ -74,6 +94,11 @@ mod tests {
             ("Proxy-Connection", "close"),
             ("X-Forwarded-For", "6.6.6.6"),
             ("Forwarded", "for=6.6.6.6"),
+            ("X-Forwarded-Client-Cert", "Subject=\"CN=root\""),
+            ("X-Real-IP", "6.6.6.6"),
+            ("X_Forwarded_For", "6.6.6.6"),
+            ("Transfer_Encoding", "chunked"),
+            ("x_plain", "4"),
             ("Content-Length", "3"),
             ("X-Kept", "2"),
         ] {
@@ -82,7 +107,7 @@ mod tests {
         let hop = strip_request(&mut head, false);
         assert_eq!(hop, HopRequest { upgrade: None, accepts_trailers: true });
         let left: Vec<_> = head.headers.iter().map(|field| field.name.to_vec()).collect();
-        assert_eq!(left, [&b"Host"[..], b"Content-Length", b"X-Kept"]);
+        assert_eq!(left, [&b"Host"[..], b"x_plain", b"Content-Length", b"X-Kept"]);
     }
 
     #[test]

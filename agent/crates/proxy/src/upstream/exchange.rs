@@ -26,6 +26,7 @@ use crate::{
             decoder::Decoder,
             framing::{self, BodyLength},
             parse,
+            refusal::Refusal,
             write::{Announce, SendError, Writer, push_request},
         },
         head::{Headers, RequestHead, ResponseHead},
@@ -35,6 +36,9 @@ use crate::{
     net::{buffer::LARGE_BUFFER, timer::Timer},
     timeouts,
 };
+
+/// Interim responses taken for one request: a few hints are usual, an endless stream of them is an attack.
+const MAX_INTERIMS: u8 = 16;
 
 /// What the endpoint has answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,7 @@ pub struct Exchange {
     method: Method,
     scanner: parse::Scanner,
     received: u64,
+    interims: u8,
     decoder: Decoder,
     length: Option<u64>,
     keep_alive: bool,
@@ -109,6 +114,7 @@ impl Exchange {
             method: head.method.clone(),
             scanner: parse::Scanner::default(),
             received: 0,
+            interims: 0,
             decoder: Decoder::Length(0),
             length: None,
             keep_alive: false,
@@ -172,8 +178,14 @@ impl Exchange {
                 Ok(None)
             }
             101 if self.is_upgrade => Ok(Some(Answer::Upgraded)),
-            101 => Err(Error::upstream(ErrorKind::Refused(crate::http::h1::refusal::Refusal::StatusLine))),
-            102..=199 => Ok(Some(Answer::Interim)),
+            101 => Err(Error::upstream(ErrorKind::Refused(Refusal::StatusLine))),
+            102..=199 => {
+                self.interims += 1;
+                if self.interims > MAX_INTERIMS {
+                    return Err(Error::upstream(ErrorKind::Refused(Refusal::StatusLine)));
+                }
+                Ok(Some(Answer::Interim))
+            }
             _ => {
                 let framing = framing::response(&self.method, head)
                     .map_err(|refusal| Error::upstream(ErrorKind::Refused(refusal)))?;

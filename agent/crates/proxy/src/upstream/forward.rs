@@ -156,13 +156,15 @@ impl Forward<'_> {
                 Err(failed) => failed,
             };
             self.count_failure(&failed);
+            if !failed.was_reused && failed.error.side == Side::Upstream {
+                endpoint.report_failure();
+            }
             let may_retry = trace.attempts < MAX_ATTEMPTS && tried.len() + 1 < MAX_ENDPOINTS;
             let Some(whole) = failed.body.filter(|_| may_retry) else { return Err(failed.error) };
             body = whole;
             if failed.was_reused {
                 again = Some(endpoint);
             } else {
-                endpoint.report_failure();
                 tried.push(endpoint.addr);
             }
             last = Some(failed.error);

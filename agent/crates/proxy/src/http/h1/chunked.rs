@@ -131,14 +131,7 @@ fn parse_size(line: &[u8]) -> Result<u64, Refusal> {
 
 fn push_trailer(line: &[u8], trailers: &mut Headers) -> Result<(), Refusal> {
     let (name, value) = parse::parse_field(line)?;
-    let known = Known::classify(name);
-    let is_forbidden = known.is_hop_by_hop()
-        || known.is_forwarding()
-        || matches!(known, Known::ContentLength | Known::Host | Known::Expect | Known::ContentType)
-        || name.eq_ignore_ascii_case(b"authorization")
-        || name.eq_ignore_ascii_case(b"cookie")
-        || name.eq_ignore_ascii_case(b"set-cookie");
-    if is_forbidden {
+    if is_forbidden_trailer(name) {
         return Err(Refusal::TrailerForbidden);
     }
     if trailers.len() == parse::MAX_FIELDS {
@@ -146,6 +139,18 @@ fn push_trailer(line: &[u8], trailers: &mut Headers) -> Result<(), Refusal> {
     }
     trailers.append(name, value);
     Ok(())
+}
+
+/// Whether a field may not come as a trailer, because it frames, routes or authenticates the message (RFC 9110 section
+/// 6.5.1): who reads it late would act on it unchecked.
+pub fn is_forbidden_trailer(name: &[u8]) -> bool {
+    let known = Known::classify(name);
+    known.is_hop_by_hop()
+        || known.is_forwarding()
+        || matches!(known, Known::ContentLength | Known::Host | Known::Expect | Known::ContentType)
+        || name.eq_ignore_ascii_case(b"authorization")
+        || name.eq_ignore_ascii_case(b"cookie")
+        || name.eq_ignore_ascii_case(b"set-cookie")
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, uri};
 
 use crate::http::{
-    h1::{parse, refusal::Refusal, target},
+    h1::{chunked, parse, refusal::Refusal, target},
     head::{Headers, RequestHead, ResponseHead, Version},
     hop::HopRequest,
     known::Known,
@@ -58,11 +58,25 @@ fn push_fields(map: &HeaderMap, headers: &mut Headers) -> Result<(), Refusal> {
         if parse::has_control(value.as_bytes()) {
             return Err(Refusal::FieldValue);
         }
-        if name != http::header::HOST {
+        if name != http::header::HOST && name != http::header::COOKIE {
             headers.append(name.as_str(), value.as_bytes());
         }
     }
+    push_cookies(map, headers);
     Ok(())
+}
+
+/// One `cookie` field of what HTTP/2 allows to be several (RFC 9113 section 8.2.3).
+fn push_cookies(map: &HeaderMap, headers: &mut Headers) {
+    let mut cookies = map.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes);
+    match (cookies.next(), cookies.next()) {
+        (None, _) => {}
+        (Some(cookie), None) => headers.append("cookie", cookie),
+        (Some(first), Some(second)) => {
+            let all: Vec<&[u8]> = [first, second].into_iter().chain(cookies).collect();
+            headers.append("cookie", all.join(&b"; "[..]));
+        }
+    }
 }
 
 /// Makes a request for an endpoint.
@@ -111,10 +125,11 @@ pub fn copy_fields(headers: &Headers, map: &mut HeaderMap, is_left_out: impl Fn(
     }
 }
 
-/// Trailer fields from hyper's map.
+/// Trailer fields from hyper's map, without those that may not be trailers.
 pub fn trailers_from(map: &HeaderMap) -> Headers {
     let mut trailers = Headers::default();
-    for (name, value) in map.iter().take(parse::MAX_FIELDS) {
+    let may_pass = |(name, _): &(&HeaderName, &HeaderValue)| !chunked::is_forbidden_trailer(name.as_str().as_bytes());
+    for (name, value) in map.iter().filter(may_pass).take(parse::MAX_FIELDS) {
         trailers.append(name.as_str(), value.as_bytes());
     }
     trailers
@@ -139,6 +154,23 @@ mod tests {
         assert_eq!(made.uri().to_string(), "http://Shop.Example:8443/a?b");
         assert!(made.headers().get("host").is_none());
         assert_eq!(made.headers()["x-a"], "1");
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_become_one_field() {
+        let request = Request::builder().uri("https://a.example/").header("cookie", "a=1").header("cookie", "b=2");
+        let head = fill(request).unwrap();
+        assert_eq!(head.headers.values("cookie").collect::<Vec<_>>(), [&b"a=1; b=2"[..]]);
+    }
+
+    #[test]
+    fn trailers_that_route_or_authenticate_are_left_out() {
+        let mut map = HeaderMap::new();
+        for name in ["host", "x-forwarded-for", "authorization", "cookie", "grpc-status"] {
+            map.insert(name, HeaderValue::from_static("0"));
+        }
+        let trailers = trailers_from(&map);
+        assert_eq!(trailers.iter().map(|field| field.name.to_vec()).collect::<Vec<_>>(), [b"grpc-status".to_vec()]);
     }
 
     #[test]

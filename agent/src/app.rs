@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 use crate::{
     admin,
     cgroup::Cgroups,
+    cli::init_logging,
     control::AsyncChannel,
     init::EXIT_REFUSED,
     metrics,
@@ -63,6 +64,7 @@ pub fn run_agent(options: RunOptions) -> anyhow::Result<ExitCode> {
 /// # Errors
 /// When it cannot start.
 pub fn run_worker(options: WorkerOptions) -> anyhow::Result<ExitCode> {
+    init_logging(&options.log, options.log_format)?;
     let control = sys::take_control_fd().context("no control socket: workers are started by `tidegate run`")?;
     tidegate_proxy::worker::run_worker(WorkerConfig {
         domain: DomainName::new(options.domain),

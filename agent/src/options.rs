@@ -80,6 +80,12 @@ pub struct WorkerOptions {
     /// Runs as init's own user, because that one may not change ids
     #[arg(long = "unprivileged")]
     pub is_unprivileged: bool,
+    /// What is logged
+    #[arg(long, default_value = "info")]
+    pub log: String,
+    /// Form of log lines on standard error
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 }
 
 /// `spec.controllerName` of the GatewayClasses that are always served.
@@ -121,6 +127,16 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
+}
+
+impl LogFormat {
+    /// As written on the command line.
+    pub fn as_text(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
 }
 
 /// Whether the kernel tier is used.
@@ -175,10 +191,7 @@ impl RunOptions {
             "--log".into(),
             self.log.clone().into(),
             "--log-format".into(),
-            match self.log_format {
-                LogFormat::Text => "text".into(),
-                LogFormat::Json => "json".into(),
-            },
+            self.log_format.as_text().into(),
         ];
         for address in &self.node_addresses {
             arguments.extend(["--node-address".into(), address.to_string().into()]);

@@ -19,7 +19,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When no agent answers at the socket, or it refuses.
-pub fn ask<T: DeserializeOwned>(socket: &Path, ask: &Ask) -> anyhow::Result<T> {
+pub(super) fn ask<T: DeserializeOwned>(socket: &Path, ask: &Ask) -> anyhow::Result<T> {
     let stream = send(socket, ask)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut line = String::new();
@@ -31,7 +31,7 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, ask: &Ask) -> anyhow::Result<T> {
 ///
 /// # Errors
 /// When no agent answers at the socket, or the stream breaks.
-pub fn follow<T: DeserializeOwned>(
+pub(super) fn follow<T: DeserializeOwned>(
     socket: &Path,
     ask: &Ask,
     mut each: impl FnMut(T) -> anyhow::Result<bool>,

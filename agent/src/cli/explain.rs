@@ -19,7 +19,7 @@ const ANY_PORT: u16 = 40_000;
 
 /// Options of `tidegate explain`.
 #[derive(Args, Clone, Debug)]
-pub struct ExplainOptions {
+pub(super) struct ExplainOptions {
     /// Source address of the packet, with a port if you like
     #[arg(long, value_name = "ADDR[:PORT]")]
     src: Source,

@@ -12,7 +12,7 @@ use crate::{
 
 /// Options of `tidegate verdicts`.
 #[derive(Args, Clone, Debug)]
-pub struct VerdictOptions {
+pub(super) struct VerdictOptions {
     /// Show each sampled verdict as it comes, until interrupted
     #[arg(long, conflicts_with = "summary")]
     follow: bool,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Finds the object and field behind something of a domain.
-pub type FindOrigin<'a> = &'a dyn Fn(&DomainName, &Subject) -> Option<Origin>;
+pub(super) type FindOrigin<'a> = &'a dyn Fn(&DomainName, &Subject) -> Option<Origin>;
 
 /// A domain as the walk sees it.
 #[derive(Clone, Copy)]

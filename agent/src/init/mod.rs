@@ -72,8 +72,8 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
     }
     let program = std::env::current_exe().context("cannot find the program's own file")?;
     Init {
+        workers: Workers::new(program.clone(), &options),
         options,
-        workers: Workers::new(program.clone()),
         program,
         signal_fd,
         agent: None,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs::OpenOptions,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -15,18 +16,21 @@ use nix::{
 use tidegate_model::control::Spawn;
 use tracing::{info, warn};
 
-use crate::{privileges, sys};
+use crate::{options::RunOptions, privileges, sys};
 
 /// The workers that run, by name.
 pub(super) struct Workers {
     program: PathBuf,
+    log: [OsString; 4],
     running: BTreeMap<String, Pid>,
 }
 
 impl Workers {
     /// No worker yet.
-    pub(super) fn new(program: PathBuf) -> Self {
-        Self { program, running: BTreeMap::new() }
+    pub(super) fn new(program: PathBuf, options: &RunOptions) -> Self {
+        let format = options.log_format.as_text().into();
+        let log = ["--log".into(), options.log.clone().into(), "--log-format".into(), format];
+        Self { program, log, running: BTreeMap::new() }
     }
 
     /// Starts a worker and returns its process id.
@@ -41,6 +45,7 @@ impl Workers {
         }
         let mut arguments = vec!["tidegate".into(), "worker".into(), spawn.domain.into()];
         arguments.extend(["--shards".into(), spawn.shards.to_string().into()]);
+        arguments.extend(self.log.iter().cloned());
         if !spawn.cores.is_empty() {
             let cores: Vec<String> = spawn.cores.iter().map(u16::to_string).collect();
             arguments.extend(["--cores".into(), cores.join(",").into()]);

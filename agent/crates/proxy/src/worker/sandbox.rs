@@ -165,6 +165,8 @@ fn filter() -> Result<BpfProgram, SandboxError> {
     // A pair connected to nobody else: tokio's signal driver makes one where that feature is on (the agent's half needs it).
     let pair = SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?])?;
     rules.insert(libc::SYS_socketpair, vec![pair]);
+    // How the standard library makes a socket that it was given non-blocking.
+    rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, libc::FIONBIO)?])?]);
     // Files are read (glibc reads cgroup and locale facts, a panic its own program), never written.
     let writing = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
     rules.insert(libc::SYS_openat, vec![masked(2, writing, libc::O_RDONLY as u64)?]);

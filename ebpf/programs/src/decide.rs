@@ -266,3 +266,92 @@ impl Message {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One domain that allows everything, and one address that it may dial.
+    struct Open {
+        owner: Option<AddressOwner>,
+        frontend: Option<u32>,
+    }
+
+    const DOMAIN: u32 = 7;
+    const ADDR: Address = [9; 16];
+    const SOURCE: Address = [3; 16];
+
+    impl Tables for Open {
+        fn find_owner(&self, _addr: &Address) -> Option<&AddressOwner> {
+            self.owner.as_ref()
+        }
+
+        fn find_frontend(&self, key: &FrontendKey) -> Option<&u32> {
+            self.frontend.as_ref().filter(|_| key.port == 443)
+        }
+
+        fn has_interface(&self, key: &InterfaceKey) -> bool {
+            key.ifindex == 1 && key.domain == DOMAIN
+        }
+
+        fn find_policy(&self, domain: u32) -> Option<&Policy> {
+            (domain == DOMAIN).then_some(&Policy { deny: 0, allow: 0 })
+        }
+
+        fn has_source_v4(&self, _list: u32, _addr: [u8; 4]) -> bool {
+            false
+        }
+
+        fn has_source_v6(&self, _list: u32, _addr: &Address) -> bool {
+            false
+        }
+
+        fn has_dialled(&self, key: &DialledKey) -> bool {
+            (key.domain, key.port, key.transport) == (DOMAIN, 8080, protocol::TCP)
+        }
+    }
+
+    fn judge(tables: &Open, port: u16, ifindex: Option<u32>) -> Verdict {
+        let ingress = ifindex.map(|ifindex| Ingress { ifindex, vlan: 0, inner_vlan: 0 });
+        let destination = Destination { addr: &ADDR, port, protocol: protocol::TCP };
+        judge_connection(tables, &destination, &SOURCE, ingress.as_ref())
+    }
+
+    #[test]
+    fn a_connection_judged_by_admit_is_not_asked_for_its_nic_again() {
+        let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN) };
+        assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
+        assert_eq!(judge(&tables, 443, Some(2)).reason, Reason::WrongInterface);
+        assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
+        assert_eq!(judge(&tables, 22, None).reason, Reason::NoFrontend);
+    }
+
+    #[test]
+    fn another_domains_frontend_at_an_exclusive_address_is_refused() {
+        let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN + 1) };
+        assert_eq!(judge(&tables, 443, Some(1)), Verdict { domain: DOMAIN, reason: Reason::NoFrontend });
+    }
+
+    #[test]
+    fn a_shared_address_is_judged_at_its_frontends_only() {
+        let tables = Open { owner: Some(AddressOwner::default()), frontend: Some(DOMAIN) };
+        assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
+        assert_eq!(judge(&tables, 22, Some(2)), Verdict::NOT_FRONTEND);
+        let nowhere = Open { owner: None, frontend: Some(DOMAIN) };
+        assert_eq!(judge(&nowhere, 443, Some(1)), Verdict::NOT_FRONTEND);
+    }
+
+    #[test]
+    fn a_worker_dials_what_is_listed_for_its_own_domain() {
+        let tables = Open { owner: None, frontend: None };
+        let dial =
+            |domain: Option<u32>, port, protocol| judge_dial(&tables, domain.as_ref(), &ADDR, port, protocol).reason;
+        assert_eq!(dial(Some(DOMAIN), 8080, protocol::TCP), Reason::DialAllowed);
+        assert_eq!(dial(Some(DOMAIN), 8081, protocol::TCP), Reason::DialDenied);
+        assert_eq!(dial(Some(DOMAIN), 8080, protocol::UDP), Reason::DialDenied);
+        assert_eq!(dial(Some(DOMAIN + 1), 8080, protocol::TCP), Reason::DialDenied);
+        assert_eq!(dial(None, 8080, protocol::TCP), Reason::DialDenied);
+    }
+}

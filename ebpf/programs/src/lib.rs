@@ -3,7 +3,7 @@
 //! Compiled for both targets; bytes and tables come in through the traits [`packet::Bytes`] and [`decide::Tables`], so the
 //! same code runs in the kernel, in tests and under the fuzzer. No pointer, no map, no aya here; nothing panics, whatever the
 //! bytes. Functions are inlined because a BPF program has one stack frame of 512 bytes for all of it.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod decide;
 pub mod packet;

@@ -373,3 +373,57 @@ impl<B: Bytes> Window<'_, B> {
         self.bytes.load(offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Ethernet, IPv6, hop-by-hop options, fragment header, TCP.
+    fn longest() -> [u8; 14 + 40 + 8 + 8 + 20] {
+        let mut frame = [0; 90];
+        frame[12..14].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
+        frame[14] = 0x60;
+        frame[19] = 36;
+        frame[20] = protocol::HOP_BY_HOP;
+        frame[54] = protocol::FRAGMENT;
+        frame[62] = protocol::TCP;
+        frame[70..74].copy_from_slice(&[0x9c, 0x40, 0x01, 0xbb]);
+        frame[82] = 0x50;
+        frame[83] = 0x02;
+        frame
+    }
+
+    #[test]
+    fn reads_through_every_layer() {
+        let packet = parse(&&longest()[..]).expect("it is IP");
+        let expected = Transport { kind: Kind::Ports, protocol: 6, sport: 40_000, dport: 443, tcp_flags: 2 };
+        assert_eq!(packet.transport, expected);
+    }
+
+    #[test]
+    fn a_frame_cut_off_anywhere_is_no_ip_or_malformed() {
+        let frame = longest();
+        for len in 0..frame.len() {
+            match parse(&&frame[..len]) {
+                None => assert!(len < 14 + 40, "{len}"),
+                Some(packet) => assert_eq!(packet.transport, Transport::MALFORMED, "{len}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_read_without_a_panic(frame in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&&frame[..]);
+        }
+
+        #[test]
+        fn spoiled_headers_are_read_without_a_panic(at in 12..90usize, value: u8) {
+            let mut frame = longest();
+            frame[at] = value;
+            let _ = parse(&&frame[..]);
+        }
+    }
+}

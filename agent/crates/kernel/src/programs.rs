@@ -103,7 +103,7 @@ impl Programs {
             let error = |source| KernelError::Program { program: name.as_str(), source: Box::new(source) };
             let (info, fd) = load(program).map_err(error)?;
             let pin = pins.programs().join(name.as_str());
-            let (id, fd, is_kept) = match open_same(&info, &pin).map_err(error)? {
+            let (id, fd, is_kept) = match open_same(&info, fd.as_fd(), &pin).map_err(error)? {
                 Some((id, pinned)) => (id, pinned, true),
                 None => (info.id(), fd, false),
             };
@@ -153,18 +153,15 @@ fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
 }
 
 /// The pinned program if it has the same instructions and the same maps.
-fn open_same(info: &ProgramInfo, pin: &Path) -> Result<Option<(u32, OwnedFd)>, ProgramError> {
+fn open_same(info: &ProgramInfo, fd: BorrowedFd<'_>, pin: &Path) -> Result<Option<(u32, OwnedFd)>, ProgramError> {
     if !pin.exists() {
         return Ok(None);
     }
     let pinned = ProgramInfo::from_pin(pin)?;
-    let maps = |info: &ProgramInfo| {
-        let mut ids = info.map_ids()?.unwrap_or_default();
-        ids.sort_unstable();
-        Ok::<_, ProgramError>(ids)
-    };
-    if pinned.tag() != info.tag() || maps(&pinned)? != maps(info)? {
+    let pinned_fd = sys::open_pin(pin).map_err(ProgramError::IOError)?;
+    let maps = |fd| sys::program_maps(fd).map_err(ProgramError::IOError);
+    if pinned.tag() != info.tag() || maps(pinned_fd.as_fd())? != maps(fd)? {
         return Ok(None);
     }
-    Ok(Some((pinned.id(), sys::open_pin(pin).map_err(ProgramError::IOError)?)))
+    Ok(Some((pinned.id(), pinned_fd)))
 }

@@ -175,6 +175,27 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(LinkInfo { program: info[2], target })
 }
 
+/// Most maps of one program that [`program_maps`] tells: several times what an object of this project has.
+const MAX_PROGRAM_MAPS: usize = 64;
+
+/// Ids of the maps that a program uses, sorted.
+///
+/// aya's `ProgramInfo::map_ids` opens the program again by its id, and the kernel wants `CAP_SYS_ADMIN` for that.
+pub(crate) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    // struct bpf_prog_info up to `map_ids`, as words: nr_map_ids is word 13, map_ids (64 bits) words 14 and 15.
+    let mut maps = [0u32; MAX_PROGRAM_MAPS];
+    let at = maps.as_mut_ptr() as u64;
+    let mut info = [0u32; 16];
+    info[13] = MAX_PROGRAM_MAPS as u32;
+    (info[14], info[15]) = (at as u32, (at >> 32) as u32);
+    let mut attr = InfoAttr { fd: raw(program), info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let count = info[13] as usize;
+    let mut maps = maps.get(..count).ok_or_else(|| io::Error::other(format!("{count} maps in one program")))?.to_vec();
+    maps.sort_unstable();
+    Ok(maps)
+}
+
 /// Result of a test run.
 pub(crate) struct TestRunResult {
     pub(crate) returned: u32,

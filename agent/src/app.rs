@@ -194,7 +194,12 @@ impl Flow {
         let changed = batches.iter().map(|batch| batch.changed).min().unwrap_or_else(Instant::now);
         let mut events = Vec::new();
         for batch in batches {
-            *self.state.source.borrow_mut() = batch.status;
+            let mut status = self.state.source.borrow_mut();
+            // Sorted: each problem is logged once, when it appears.
+            for problem in batch.status.problems.iter().filter(|one| status.problems.binary_search(one).is_err()) {
+                warn!("{problem}");
+            }
+            *status = batch.status;
             events.extend(batch.events);
         }
         let changes = self.state.translator.borrow_mut().apply(events);

@@ -1,7 +1,12 @@
 //! The agent dies: workers serve on, the kernel goes on judging, the next agent takes everything over.
 
 use nix::sys::signal::Signal;
-use tidegate_lab::{Agent, Failure, Lab, Load, LoadPlan, Request, Session, lab::DENIED, process::signal, wait_until};
+use tidegate_lab::{
+    Agent, Failure, Lab, Load, LoadPlan, Request, Session,
+    lab::DENIED,
+    process::{self, signal},
+    wait_until,
+};
 
 use crate::world::{CONSOLE, SHOP, SOON, World, get, knock, private, public, wait_status, wait_verdicts};
 
@@ -54,7 +59,7 @@ fn what_changed_while_no_agent_was_there_is_applied_by_the_next() {
     let init = agent.init_pid();
     let old = agent.agent_pid().unwrap();
     // Init must not restart it before the files have changed.
-    signal(init, Signal::SIGSTOP);
+    process::stop(init).unwrap();
     signal(old, Signal::SIGKILL);
     lab.delete("console.yaml").unwrap();
     lab.edit("shop.yaml", SHOP, "moved.example.com").unwrap();

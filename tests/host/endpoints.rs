@@ -102,7 +102,7 @@ fn a_backend_that_comes_back_is_used_again() {
     let _agent = Agent::start(&lab).unwrap();
     world.shop[0].stop();
     world.shop[1].stop();
-    let reply = wait_status(&lab.internet, &public(), SHOP, "/", 503);
+    let reply = wait_status(&lab.internet, &public(), SHOP, "/", 502);
     assert!(reply.backend().is_none());
     let _again = backend(&lab, "shop-again", "10.30.0.11:8080");
     wait_status(&lab.internet, &public(), SHOP, "/", 200);

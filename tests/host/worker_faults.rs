@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use tidegate_lab::{Agent, Lab, Load, LoadPlan, Request, client, process::signal, wait_until};
+use tidegate_lab::{
+    Agent, Lab, Load, LoadPlan, Request, client,
+    process::{self, signal},
+    wait_until,
+};
 
 use crate::world::{CONSOLE, SHOP, SOON, World, get, private, public};
 
@@ -41,7 +45,7 @@ fn connections_queued_while_a_worker_is_away_are_all_served() {
     let agent = Agent::start(&lab).unwrap();
     let worker = agent.worker_pid("private").unwrap();
     // Stopped, not dead: it accepts nothing, so that the queue fills for certain before it is killed.
-    signal(worker, Signal::SIGSTOP);
+    process::stop(worker).unwrap();
     let waiting: Vec<_> = (0..50)
         .map(|_| lab.datacentre.spawn(async { client::send(&private(), Request::get(CONSOLE, "/")).await }))
         .collect();
@@ -84,7 +88,7 @@ fn a_worker_that_hangs_does_not_delay_the_other_domain() {
     let _world = World::build(&lab);
     let agent = Agent::start(&lab).unwrap();
     let worker = agent.worker_pid("private").unwrap();
-    signal(worker, Signal::SIGSTOP);
+    process::stop(worker).unwrap();
     lab.edit(
         "console.yaml",
         "kind: HTTPRoute\nmetadata: {name: console,",

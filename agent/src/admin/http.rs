@@ -90,13 +90,20 @@ async fn metrics(state: &State) -> String {
         "# HELP tidegate_worker_scrape_up Whether the domain's worker has answered this scrape in time.\n\
          # TYPE tidegate_worker_scrape_up gauge\n",
     );
-    for domain in state.domains.borrow().keys() {
+    for (domain, is) in state.domains.borrow().iter() {
         let is_up = u8::from(workers.iter().any(|(name, _)| name == domain));
-        up.push_str(&format!("tidegate_worker_scrape_up{{domain=\"{domain}\"}} {is_up}\n"));
+        let labels = crate::metrics::domain_labels(&is.model.domain);
+        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+        up.push_str(&format!("tidegate_worker_scrape_up{{{}}} {is_up}\n", labels.join(",")));
     }
     texts.push(up);
     texts.extend(workers.into_iter().map(|(_, text)| text));
     exposition::merge(texts.iter().map(String::as_str))
+}
+
+/// A label's value as the exposition format wants it.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

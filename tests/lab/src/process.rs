@@ -15,6 +15,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::wait::wait_until;
+
 /// Runs a command and returns its standard output.
 ///
 /// # Errors
@@ -59,6 +61,22 @@ pub fn signal(pid: u32, signal: Signal) -> bool {
 /// Whether a process exists and is no zombie.
 pub fn is_alive(pid: u32) -> bool {
     state_of(pid).is_some_and(|state| state != 'Z')
+}
+
+/// Stops every thread of a process and waits until they have stopped: SIGSTOP alone returns before.
+///
+/// # Errors
+/// When the process is gone.
+pub fn stop(pid: u32) -> anyhow::Result<()> {
+    signal(pid, Signal::SIGSTOP);
+    wait_until("the process to stop", Duration::from_secs(5), || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        let mut states = tasks.flatten().map(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('T'))
+        });
+        states.all(|is_stopped| is_stopped == Some(true)).then_some(())
+    })
 }
 
 /// Arguments of a process; empty when it is gone.

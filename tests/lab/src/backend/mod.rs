@@ -4,9 +4,10 @@ mod echo;
 mod scripted;
 
 use std::{
+    collections::VecDeque,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -38,7 +39,12 @@ pub struct Counts {
     pub requests: AtomicU64,
     /// Requests being answered now.
     pub active: AtomicU64,
+    /// Paths of the last requests, at most [`PATHS`].
+    paths: Mutex<VecDeque<String>>,
 }
+
+/// Paths that a backend remembers.
+const PATHS: usize = 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -78,6 +84,11 @@ impl Backend {
     /// Requests begun so far.
     pub fn requests(&self) -> u64 {
         self.counts.requests.load(Ordering::Relaxed)
+    }
+
+    /// Paths of the last requests in their order.
+    pub fn paths(&self) -> Vec<String> {
+        self.counts.paths.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Connections accepted so far.
@@ -135,8 +146,14 @@ async fn serve(
 ) {
     let _ = stream.set_nodelay(true);
     let builder = auto::Builder::new(TokioExecutor::new());
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (name, counts) = (name.clone(), counts.clone());
+        {
+            let mut paths = counts.paths.lock().unwrap_or_else(PoisonError::into_inner);
+            paths.push_back(request.uri().path().to_owned());
+            let surplus = paths.len().saturating_sub(PATHS);
+            paths.drain(..surplus);
+        }
         async move {
             counts.requests.fetch_add(1, Ordering::Relaxed);
             counts.active.fetch_add(1, Ordering::Relaxed);

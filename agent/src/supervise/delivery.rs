@@ -15,9 +15,6 @@ use tidegate_model::{Change, Delta, Generation, Key, domain::Frontends};
 /// listening socket than in the client's retries.
 pub(super) const ACK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A worker that acknowledges nothing for this long is hung and replaced: applying the largest model takes a fraction of it.
-pub(super) const HUNG_AFTER: Duration = Duration::from_secs(20);
-
 /// What a worker has been sent, and what waits to be.
 #[derive(Debug, Default)]
 pub(super) struct Delivery {
@@ -46,7 +43,6 @@ pub(super) struct UnderWay {
     pub(super) since: Instant,
     /// When the source saw the first of its changes.
     pub(super) changed: Instant,
-    sent: Instant,
 }
 
 impl Delivery {
@@ -85,7 +81,7 @@ impl Delivery {
     }
 
     /// The next delta to send, when there is one and none is under way. `frontends` are those of the newest generation.
-    pub(super) fn next(&mut self, frontends: &Rc<Frontends>, now: Instant) -> Option<Delta> {
+    pub(super) fn next(&mut self, frontends: &Rc<Frontends>) -> Option<Delta> {
         if self.under_way.is_some() {
             return None;
         }
@@ -95,7 +91,6 @@ impl Delivery {
             frontends: frontends.clone(),
             since: queued.since,
             changed: queued.changed,
-            sent: now,
         });
         Some(Delta { generation: queued.generation, is_full: queued.is_full, changes: in_safe_order(queued.changes) })
     }
@@ -118,11 +113,6 @@ impl Delivery {
     /// When patience with the worker ends.
     pub(super) fn patience_ends(&self) -> Option<Instant> {
         self.since().map(|since| since + ACK_PATIENCE)
-    }
-
-    /// When the worker counts as hung.
-    pub(super) fn hung_at(&self) -> Option<Instant> {
-        self.under_way.as_ref().map(|under_way| under_way.sent + HUNG_AFTER)
     }
 }
 
@@ -161,13 +151,13 @@ mod tests {
     fn merges_what_comes_while_a_delta_is_under_way() {
         let (mut delivery, now, frontends) = (Delivery::default(), Instant::now(), Rc::default());
         delivery.push(delta(1, vec![put("a")]), now, now);
-        assert_eq!(delivery.next(&frontends, now).unwrap().generation, Generation(1));
+        assert_eq!(delivery.next(&frontends).unwrap().generation, Generation(1));
         delivery.push(delta(2, vec![put("b"), put("c")]), now, now);
         delivery.push(delta(3, vec![remove("b"), remove("a")]), now, now);
-        assert!(delivery.next(&frontends, now).is_none(), "one at a time");
+        assert!(delivery.next(&frontends).is_none(), "one at a time");
         assert!(delivery.acknowledge(Generation(9)).is_none());
         assert!(delivery.acknowledge(Generation(1)).is_some());
-        let next = delivery.next(&frontends, now).unwrap();
+        let next = delivery.next(&frontends).unwrap();
         assert_eq!(next, delta(3, vec![put("c"), remove("b"), remove("a")]));
     }
 
@@ -175,14 +165,13 @@ mod tests {
     fn a_full_delta_replaces_what_waited_and_the_clock_runs_on() {
         let (mut delivery, start, frontends) = (Delivery::default(), Instant::now(), Rc::default());
         delivery.push(delta(1, vec![put("a")]), start, start);
-        delivery.next(&frontends, start).unwrap();
+        delivery.next(&frontends).unwrap();
         let later = start + Duration::from_secs(1);
         delivery.push(delta(2, vec![put("b")]), later, later);
         delivery.restart(Delta { generation: Generation(2), is_full: true, changes: vec![put("b")] }, later);
         assert_eq!(delivery.patience_ends(), Some(start + ACK_PATIENCE));
-        let next = delivery.next(&frontends, later).unwrap();
+        let next = delivery.next(&frontends).unwrap();
         assert!(next.is_full);
         assert_eq!(next.changes, vec![put("b")]);
-        assert_eq!(delivery.hung_at(), Some(later + HUNG_AFTER));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    delivery::{Delivery, HUNG_AFTER},
+    delivery::Delivery,
     dialled::Dialled,
     handover::{Inheritance, KeptName, WorkerName},
     node::{DRAIN_DEADLINE, Node},
@@ -37,6 +37,12 @@ use super::{
 
 /// How often is tried again what failed: a port in use, an address or map entry that was refused.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How often a worker that serves is asked for a sign of life (its metrics).
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A worker that owes an answer for this long is hung and replaced: the largest model takes a fraction of it to apply.
+const HUNG_AFTER: Duration = Duration::from_secs(20);
 
 /// What a domain's task is told.
 pub(super) enum DomainMessage {
@@ -76,6 +82,7 @@ pub(super) struct DomainTask {
     respawn: Respawn,
     spawn_at: Option<Instant>,
     retry_at: Option<Instant>,
+    heartbeat_at: Instant,
     pub(super) groups: DomainGroups,
     pub(super) guard_problem: Option<String>,
     pub(super) socket_problems: Vec<String>,
@@ -113,6 +120,7 @@ impl DomainTask {
             respawn: Respawn::default(),
             spawn_at: None,
             retry_at: None,
+            heartbeat_at: Instant::now() + HEARTBEAT,
             groups: DomainGroups::default(),
             guard_problem: None,
             socket_problems: Vec::new(),
@@ -234,10 +242,7 @@ impl DomainTask {
         }
         if domain.labels != before.labels {
             let settings = self.settings(&domain);
-            self.workers
-                .iter_mut()
-                .filter(|worker| worker.greeted.is_none())
-                .for_each(|worker| worker.configure(&settings));
+            self.workers.iter_mut().filter(|worker| worker.has_answered).for_each(|worker| worker.configure(&settings));
         }
         self.make_addresses_local().await;
         if let Some(exposed) = self.exposed.clone() {
@@ -293,6 +298,8 @@ impl DomainTask {
                     self.applied(index, generation, failures).await;
                 }
             }
+            // One that drains closes its channel shortly before it ends.
+            WorkerNews::Gone if matches!(self.workers[index].phase, Phase::Draining(_)) => {}
             WorkerNews::Gone => {
                 let name = self.workers[index].name.clone();
                 self.kill(&name);
@@ -377,10 +384,16 @@ impl DomainTask {
         {
             self.spawn(now);
         }
-        if let Some(index) = self.workers.iter().position(|worker| worker.is_current() && worker.greeted.is_none())
-            && let Some(delta) = self.delivery.next(&self.wanted, now)
+        if let Some(index) = self.workers.iter().position(|worker| worker.is_current() && worker.has_answered)
+            && let Some(delta) = self.delivery.next(&self.wanted)
         {
-            self.workers[index].push(&tidegate_model::control::ToWorker::Apply(delta), Vec::new());
+            self.workers[index].apply(delta);
+        }
+        if self.heartbeat_at <= now {
+            self.heartbeat_at = now + HEARTBEAT;
+            for worker in self.workers.iter_mut().filter(|worker| worker.phase == Phase::Serving) {
+                worker.scrape(oneshot::channel().0);
+            }
         }
         if !self.is_patience_over && self.delivery.patience_ends().is_some_and(|at| at <= now) {
             warn!(domain = %self.name, "the worker does not acknowledge in time; its frontends are opened all the same");
@@ -396,20 +409,14 @@ impl DomainTask {
 
     /// Kills workers that are hung or whose time to drain is over.
     fn end_the_overdue(&mut self, now: Instant) {
-        let hung_at = self.delivery.hung_at();
         let mut overdue = Vec::new();
         for worker in &mut self.workers {
-            let deadline = match worker.phase {
-                Phase::Draining(deadline) => Some(deadline),
-                Phase::Superseded => None,
-                Phase::Starting | Phase::Serving => worker.greeted.map(|at| at + HUNG_AFTER).or(hung_at),
-            };
-            if deadline.is_some_and(|at| at <= now) {
+            if overdue_at(worker).is_some_and(|at| at <= now) {
                 overdue.push(worker.name.clone());
                 // Once is enough; init reports its end.
                 match &mut worker.phase {
                     Phase::Draining(at) => *at = now + HUNG_AFTER,
-                    _ => worker.greeted = Some(now),
+                    _ => worker.owes_since = Some(now),
                 }
             }
         }
@@ -485,11 +492,8 @@ impl DomainTask {
     fn next_deadline(&self) -> Option<Instant> {
         let patience = if self.is_patience_over { None } else { self.delivery.patience_ends() };
         let spawn = self.spawn_at.filter(|_| !self.is_removed);
-        let workers = self.workers.iter().filter_map(|worker| match worker.phase {
-            Phase::Draining(at) => Some(at),
-            _ => worker.greeted.map(|at| at + HUNG_AFTER),
-        });
-        let own = [patience, spawn, self.retry_at, self.delivery.hung_at(), self.dialled.next_expiry()];
+        let workers = self.workers.iter().filter_map(overdue_at);
+        let own = [patience, spawn, self.retry_at, Some(self.heartbeat_at), self.dialled.next_expiry()];
         own.into_iter().flatten().chain(workers).min()
     }
 
@@ -522,6 +526,14 @@ impl DomainTask {
         if state.is_applied() {
             state.pending_since = None;
         }
+    }
+}
+
+/// When a worker has had its time.
+fn overdue_at(worker: &Worker) -> Option<Instant> {
+    match worker.phase {
+        Phase::Draining(at) => Some(at),
+        _ => worker.owes_since.map(|since| since + HUNG_AFTER),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tidegate_model::{
-    Generation,
+    Delta, Generation,
     control::{FromWorker, Listening, PROTOCOL, Settings, Spawn, ToInit, ToWorker},
 };
 use tokio::sync::oneshot;
@@ -24,6 +24,9 @@ use super::{
 
 /// Sockets in one message: below the kernel's limit of 253 descriptors (`SCM_MAX_FD`).
 const SOCKETS_PER_MESSAGE: usize = 128;
+
+/// Time beyond its deadline in which a draining worker can end by itself.
+const DRAIN_MARGIN: Duration = Duration::from_secs(2);
 
 /// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +51,10 @@ pub(super) struct Worker {
     pub(super) phase: Phase,
     /// Sockets it listens on.
     pub(super) listening: BTreeSet<Listening>,
-    /// Since when it was greeted without an answer.
-    pub(super) greeted: Option<Instant>,
+    /// Whether it has answered the greeting.
+    pub(super) has_answered: bool,
+    /// Since when it owes an answer to anything: it does one thing after the other, so any answer shows that it lives.
+    pub(super) owes_since: Option<Instant>,
     spawned_shards: Option<u16>,
     channel: AsyncChannel,
     is_open: bool,
@@ -107,7 +112,8 @@ impl Worker {
             phase: Phase::Starting,
             spawned_shards: shards,
             listening: BTreeSet::new(),
-            greeted: Some(now),
+            has_answered: false,
+            owes_since: Some(now),
             channel: AsyncChannel::new(control)?,
             is_open: true,
             scrapes: BTreeMap::new(),
@@ -166,7 +172,7 @@ impl Worker {
             &ToWorker::Drain { deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX) },
             Vec::new(),
         );
-        self.phase = Phase::Draining(now + deadline);
+        self.phase = Phase::Draining(now + deadline + DRAIN_MARGIN);
     }
 
     /// Asks for metrics. A worker that is gone drops the sender.
@@ -174,7 +180,14 @@ impl Worker {
         self.scrapes.retain(|_, waiting| !waiting.is_closed());
         self.last_scrape += 1;
         self.scrapes.insert(self.last_scrape, answer);
+        self.owes_since.get_or_insert_with(Instant::now);
         self.push(&ToWorker::Scrape { id: self.last_scrape }, Vec::new());
+    }
+
+    /// Sends a change of the model.
+    pub(super) fn apply(&mut self, delta: Delta) {
+        self.owes_since.get_or_insert_with(Instant::now);
+        self.push(&ToWorker::Apply(delta), Vec::new());
     }
 
     /// Waits for news. Cancel-safe. Never returns after [`WorkerNews::Gone`].
@@ -189,7 +202,7 @@ impl Worker {
                     self.is_open = false;
                     return WorkerNews::Gone;
                 }
-                Err(ChannelError::Codec(error)) if self.greeted.is_some() => {
+                Err(ChannelError::Codec(error)) if !self.has_answered => {
                     warn!(worker = %self.name, "its greeting cannot be read: {error}");
                     return WorkerNews::Foreign;
                 }
@@ -200,14 +213,15 @@ impl Worker {
                     return WorkerNews::Gone;
                 }
             };
+            self.owes_since = None;
             match message {
                 FromWorker::Hello { protocol, generation, listening, .. } => {
-                    self.greeted = None;
+                    self.has_answered = true;
                     self.listening = listening.into_iter().collect();
                     return if protocol == PROTOCOL { WorkerNews::Hello { generation } } else { WorkerNews::Foreign };
                 }
                 // What it says before it has answered the greeting was meant for an earlier agent.
-                FromWorker::Applied { .. } if self.greeted.is_some() => {}
+                FromWorker::Applied { .. } if !self.has_answered => {}
                 FromWorker::Applied { generation, failures } => return WorkerNews::Applied { generation, failures },
                 FromWorker::Metrics { id, text } => {
                     if let Some(answer) = self.scrapes.remove(&id) {

@@ -97,7 +97,7 @@ pub fn judge_packet(bytes: &impl Bytes, ifindex: u32, tables: &impl Tables, judg
     let ingress = Ingress { ifindex, vlan: link.vlan, inner_vlan: link.inner_vlan };
     judged.verdict = if transport.kind == Kind::Ports {
         let destination = Destination { addr: &network.daddr, port: transport.dport, protocol: transport.protocol };
-        judge_port(tables, owner, &destination, &network.saddr, Some(&ingress))
+        judge_port(tables, owner, &destination, &network.saddr, Some(&ingress), false)
     } else if owner.flags & AddressOwner::EXCLUSIVE == 0 {
         // The node's own address: without a port nothing says that this is for a frontend.
         Verdict::NOT_FRONTEND
@@ -106,17 +106,19 @@ pub fn judge_packet(bytes: &impl Bytes, ifindex: u32, tables: &impl Tables, judg
     };
 }
 
-/// Verdict on a new connection or datagram (`steer`). `ingress` is `None` when `admit` has judged its packet already.
+/// Verdict on a new connection or datagram (`steer`). `ingress` is `None` on kernels that do not tell it: then the source
+/// alone is judged. With `is_judged`, `admit` has judged NIC and source of its packet already.
 #[inline(always)]
 pub fn judge_connection(
     tables: &impl Tables,
     destination: &Destination<'_>,
     saddr: &Address,
     ingress: Option<&Ingress>,
+    is_judged: bool,
 ) -> Verdict {
     match tables.find_owner(destination.addr) {
         None => Verdict::NOT_FRONTEND,
-        Some(&owner) => judge_port(tables, owner, destination, saddr, ingress),
+        Some(&owner) => judge_port(tables, owner, destination, saddr, ingress, is_judged),
     }
 }
 
@@ -152,6 +154,7 @@ fn judge_port(
     destination: &Destination<'_>,
     saddr: &Address,
     ingress: Option<&Ingress>,
+    is_judged: bool,
 ) -> Verdict {
     let is_exclusive = owner.flags & AddressOwner::EXCLUSIVE != 0;
     let key = FrontendKey { addr: *destination.addr, port: destination.port, transport: destination.protocol, pad: 0 };
@@ -161,10 +164,7 @@ fn judge_port(
         Some(&domain) => domain,
         None => return Verdict::NOT_FRONTEND,
     };
-    let refusal = match ingress {
-        Some(ingress) => find_refusal(tables, domain, saddr, ingress, true),
-        None => None,
-    };
+    let refusal = if is_judged { None } else { find_refusal(tables, domain, saddr, ingress, true) };
     let reason = match refusal {
         Some(reason) => reason,
         // A frontend of another domain at an exclusive address is a state that user space never writes: refused.
@@ -190,7 +190,7 @@ fn judge_portless(
         return Reason::Admitted;
     }
     // An error comes from a router on the way, which no allow list of clients names; a deny list is meant for anybody.
-    if let Some(reason) = find_refusal(tables, domain, &network.saddr, ingress, message != Message::Error) {
+    if let Some(reason) = find_refusal(tables, domain, &network.saddr, Some(ingress), message != Message::Error) {
         return reason;
     }
     match transport.kind {
@@ -209,12 +209,14 @@ fn find_refusal(
     tables: &impl Tables,
     domain: u32,
     saddr: &Address,
-    ingress: &Ingress,
+    ingress: Option<&Ingress>,
     needs_allowed: bool,
 ) -> Option<Reason> {
-    let key = InterfaceKey { ifindex: ingress.ifindex, domain, vlan: ingress.vlan, inner_vlan: ingress.inner_vlan };
-    if !tables.has_interface(&key) {
-        return Some(Reason::WrongInterface);
+    if let Some(ingress) = ingress {
+        let key = InterfaceKey { ifindex: ingress.ifindex, domain, vlan: ingress.vlan, inner_vlan: ingress.inner_vlan };
+        if !tables.has_interface(&key) {
+            return Some(Reason::WrongInterface);
+        }
     }
     let Some(&policy) = tables.find_policy(domain) else { return Some(Reason::DomainUnknown) };
     if policy.deny != 0 && has_source(tables, policy.deny, saddr) {
@@ -311,10 +313,21 @@ mod tests {
         }
     }
 
+    /// `ifindex` is `None` for a connection that `admit` has judged.
     fn judge(tables: &Open, port: u16, ifindex: Option<u32>) -> Verdict {
-        let ingress = ifindex.map(|ifindex| Ingress { ifindex, vlan: 0, inner_vlan: 0 });
+        let ingress = Ingress { ifindex: ifindex.unwrap_or(2), vlan: 0, inner_vlan: 0 };
         let destination = Destination { addr: &ADDR, port, protocol: protocol::TCP };
-        judge_connection(tables, &destination, &SOURCE, ingress.as_ref())
+        judge_connection(tables, &destination, &SOURCE, Some(&ingress), ifindex.is_none())
+    }
+
+    #[test]
+    fn without_an_ingress_interface_the_source_alone_is_judged() {
+        let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN) };
+        let destination = Destination { addr: &ADDR, port: 443, protocol: protocol::TCP };
+        assert_eq!(judge_connection(&tables, &destination, &SOURCE, None, false).reason, Reason::Admitted);
+        let unknown = Open { owner: Some(AddressOwner { domain: DOMAIN + 1, ..owner }), frontend: Some(DOMAIN + 1) };
+        assert_eq!(judge_connection(&unknown, &destination, &SOURCE, None, false).reason, Reason::DomainUnknown);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     Kernel, KernelError,
     desired::AppliedReport,
     interfaces::interface_name,
-    pins::{pin_error, remove_pin},
+    pins::{pin_error, remove_link},
     programs::ProgramName,
     sys::{self, LinkInfo},
     tables::map_error,
@@ -126,7 +126,7 @@ impl Kernel {
         let Some(mode) = self.attached.remove(&ifindex) else { return Ok(()) };
         // First nothing relies on `admit` there, then it goes.
         self.lead_admitting(&mut AppliedReport::default());
-        remove_pin(&self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string()))
+        remove_link(&self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string()))
     }
 
     /// Where `admit` runs, by interface index.
@@ -165,7 +165,7 @@ impl Kernel {
             if info.target == inode {
                 return Ok(());
             }
-            remove_pin(&pin)?;
+            remove_link(&pin)?;
         }
         let program = ProgramName::Steer;
         let target = netns.as_fd().as_raw_fd() as u32;
@@ -191,7 +191,7 @@ impl Kernel {
             if open_link(&pin)?.is_some_and(|(_, info)| info.target == id) {
                 continue;
             }
-            remove_pin(&pin)?;
+            remove_link(&pin)?;
             let target = folder.as_fd().as_raw_fd() as u32;
             let link = sys::create_link(self.program(program), target, program.attach_type(), 0).map_err(|source| {
                 KernelError::Attach { program: program.as_str(), target: cgroup.display().to_string(), source }
@@ -232,7 +232,7 @@ impl Kernel {
             let info = open_link(&pin)?.map_or(LinkInfo { program: 0, target: 0 }, |(_, info)| info);
             if is_meant(link, info) {
                 // The link first: a guard that no longer knows its cgroup refuses everything.
-                remove_pin(&pin)?;
+                remove_link(&pin)?;
                 self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
             }
         }
@@ -252,10 +252,10 @@ impl Kernel {
                 (Some(LinkName::Guard { cgroup, .. }), Some(info)) if info.target == cgroup => {}
                 (Some(LinkName::Steer), Some(info)) if info.target != 0 => {}
                 (Some(LinkName::Guard { cgroup, .. }), _) => {
-                    remove_pin(&pin)?;
+                    remove_link(&pin)?;
                     self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
                 }
-                _ => remove_pin(&pin)?,
+                _ => remove_link(&pin)?,
             }
         }
         Ok(())
@@ -277,7 +277,7 @@ impl Kernel {
     fn pin_link(&self, link: &OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
         let path = self.pins.link(&link_name.to_string());
         // A link of that name hangs on something that is gone, or it would have been adopted.
-        remove_pin(&path)?;
+        remove_link(&path)?;
         sys::pin(link.as_fd(), &path).map_err(pin_error(&path))
     }
 }

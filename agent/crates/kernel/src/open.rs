@@ -60,6 +60,8 @@ pub struct Opened {
     pub updated: Vec<String>,
     /// Links that run on untouched.
     pub kept: Vec<String>,
+    /// `steer` does not know where connections came in (kernels before 5.17) and judges their sources only.
+    pub is_steer_blind: bool,
 }
 
 /// The kernel tier of one instance.
@@ -112,7 +114,8 @@ impl Kernel {
             kernel.tables.set_sample_budget(class as u32, budget)?;
         }
         kernel.adopt_links()?;
-        let mut opened = Opened { has_adopted_maps, ..Opened::default() };
+        let is_steer_blind = kernel.programs.is_steer_blind;
+        let mut opened = Opened { has_adopted_maps, is_steer_blind, ..Opened::default() };
         if has_adopted_maps || kernel.pins.link_names()?.is_empty() {
             (opened.updated, opened.kept) = kernel.update_links()?;
         }

@@ -5,13 +5,16 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use tidegate_abi::ABI_VERSION;
 
-use crate::KernelError;
+use crate::{KernelError, sys};
 
 /// Only root and the agent's user may open pins.
 const MODE: u32 = 0o700;
@@ -100,12 +103,30 @@ pub(crate) fn remove_pin(path: &Path) -> Result<(), KernelError> {
     }
 }
 
+/// Ends a link and removes its pin; one that is gone already is no error.
+pub(crate) fn remove_link(path: &Path) -> Result<(), KernelError> {
+    end_link(path);
+    remove_pin(path)
+}
+
+/// What cannot be ended here hangs on nothing any more, or ends with its pin.
+fn end_link(path: &Path) {
+    if let Ok(link) = sys::open_pin(path) {
+        let _ = sys::detach_link(link.as_fd());
+    }
+}
+
 /// Removes every pin of an instance: its programs are detached and nothing is judged any more.
 ///
 /// # Errors
 /// When a pin or folder cannot be removed. An instance that does not exist is no error.
 pub fn detach_all(bpffs: &Path, instance: &str) -> io::Result<()> {
     let root = Pins::new(bpffs, instance).root;
+    if let Ok(links) = fs::read_dir(root.join("links")) {
+        for link in links {
+            end_link(&link?.path());
+        }
+    }
     // Links first: a program must not outlive its maps' pins, or a new agent would fill maps that nobody reads.
     for folder in [root.join("links"), root.clone()] {
         match remove_tree(&folder) {

@@ -11,8 +11,11 @@ use nix::{
     sys::statfs::{FsType, statfs},
 };
 
+use crate::programs::INGRESS_SINCE;
+
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const OSRELEASE: &str = "/proc/sys/kernel/osrelease";
 /// The oldest kernel that the programs are written for.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
 
@@ -66,7 +69,7 @@ impl fmt::Display for ProbeError {
 pub fn probe(bpffs: &Path) -> Result<Features, ProbeError> {
     let mut missing = Vec::new();
     missing.extend(find_missing_capabilities());
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+    let kernel = fs::read_to_string(OSRELEASE).unwrap_or_default().trim().to_owned();
     if parse_release(&kernel).is_none_or(|release| release < OLDEST_KERNEL) {
         let (major, minor) = OLDEST_KERNEL;
         missing.push(Missing {
@@ -167,8 +170,23 @@ fn find_cgroup2(mountinfo: &str) -> Option<PathBuf> {
     })
 }
 
+/// Whether the running kernel is older than a release. Distributions carry features back, so this only explains a refusal.
+pub(crate) fn is_older_than(release: (u32, u32)) -> bool {
+    fs::read_to_string(OSRELEASE)
+        .ok()
+        .and_then(|text| parse_release(text.trim()))
+        .is_some_and(|running| running < release)
+}
+
 fn find_warnings() -> Vec<String> {
     let mut warnings = Vec::new();
+    if is_older_than(INGRESS_SINCE) {
+        let (major, minor) = INGRESS_SINCE;
+        warnings.push(format!(
+            "kernels before {major}.{minor} do not tell where a new connection came in: one that reaches a frontend around its \
+             NIC (from a pod of this node, a bridge, a tunnel) is judged by its source only"
+        ));
+    }
     if fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|value| value.trim() == "0") {
         warnings.push(
             "BPF programs are interpreted: sysctl net.core.bpf_jit_enable=1 makes them several times faster".into(),

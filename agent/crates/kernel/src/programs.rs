@@ -16,6 +16,7 @@ use aya::{
 use crate::{
     KernelError,
     pins::{Pins, pin_error, remove_pin},
+    probe::is_older_than,
     sys::{self, AttachType},
 };
 
@@ -87,21 +88,33 @@ impl Loaded {
     }
 }
 
+/// What `steer` is on kernels whose sk_lookup context has no ingress interface.
+const STEER_BLIND: &str = "steer_blind";
+/// The first release whose context has it (commit f89315650ba3).
+pub(crate) const INGRESS_SINCE: (u32, u32) = (5, 17);
+
 /// Every program of the object.
 #[derive(Debug)]
 pub(crate) struct Programs {
     all: Vec<Loaded>,
+    /// Whether `steer` judges connections without knowing where they came in.
+    pub(crate) is_steer_blind: bool,
 }
 
 impl Programs {
     /// Loads every program, or takes the pinned one where it is the same. Nothing is pinned yet.
     pub(crate) fn load(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, KernelError> {
         let mut all = Vec::new();
+        let mut is_steer_blind = false;
         for name in ProgramName::ALL {
-            let program =
-                ebpf.program_mut(name.as_str()).ok_or(KernelError::Object { kind: "program", name: name.as_str() })?;
             let error = |source| KernelError::Program { program: name.as_str(), source: Box::new(source) };
-            let (info, fd) = load(program).map_err(error)?;
+            let (info, fd) = match load(find(ebpf, name.as_str())?) {
+                Err(_) if name == ProgramName::Steer && is_older_than(INGRESS_SINCE) => {
+                    is_steer_blind = true;
+                    load(find(ebpf, STEER_BLIND)?).map_err(error)?
+                }
+                result => result.map_err(error)?,
+            };
             let pin = pins.programs().join(name.as_str());
             let (id, fd, is_kept) = match open_same(&info, fd.as_fd(), &pin).map_err(error)? {
                 Some((id, pinned)) => (id, pinned, true),
@@ -109,7 +122,7 @@ impl Programs {
             };
             all.push(Loaded { name, id, is_kept, fd });
         }
-        Ok(Self { all })
+        Ok(Self { all, is_steer_blind })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Loaded> {
@@ -131,6 +144,10 @@ impl Programs {
         }
         Ok(())
     }
+}
+
+fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, KernelError> {
+    ebpf.program_mut(name).ok_or(KernelError::Object { kind: "program", name })
 }
 
 fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {

@@ -38,6 +38,7 @@ mod command {
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     pub(super) const LINK_CREATE: libc::c_long = 28;
     pub(super) const LINK_UPDATE: libc::c_long = 29;
+    pub(super) const LINK_DETACH: libc::c_long = 34;
 }
 
 /// Attach types of bpf(2).
@@ -96,6 +97,11 @@ struct LinkUpdateAttr {
     program: u32,
     flags: u32,
     old_program: u32,
+}
+
+#[repr(C)]
+struct LinkDetachAttr {
+    link: u32,
 }
 
 #[repr(C)]
@@ -162,6 +168,11 @@ pub(crate) fn create_link(program: BorrowedFd<'_>, target: u32, kind: AttachType
 pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = LinkUpdateAttr { link: raw(link), program: raw(program), flags: 0, old_program: 0 };
     bpf(command::LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Ends a link at once. Removing the last pin and descriptor does so too, but some milliseconds later.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(command::LINK_DETACH, &mut LinkDetachAttr { link: raw(link) }).map(drop)
 }
 
 /// Facts of a link.

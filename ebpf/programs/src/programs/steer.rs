@@ -24,19 +24,41 @@ const AF_INET6: u32 = 10;
 #[sk_lookup]
 pub fn steer(ctx: SkLookupContext) -> u32 {
     // SAFETY: the kernel passes a context that is valid for the whole run.
-    let lookup = unsafe { &*ctx.lookup };
-    let is_v6 = lookup.family == AF_INET6;
-    let Some(transport) = transport_of(lookup.protocol) else { return sk_action::SK_PASS };
+    let ifindex = unsafe { (*ctx.lookup).ingress_ifindex };
+    choose(&ctx, Some(ifindex))
+}
+
+/// The program for kernels before 5.17, whose context has no ingress interface: it cannot tell whether a connection came
+/// around `admit`, so it judges every source and no NIC. Whoever loads it says so.
+#[sk_lookup]
+pub fn steer_blind(ctx: SkLookupContext) -> u32 {
+    choose(&ctx, None)
+}
+
+#[inline(always)]
+fn choose(ctx: &SkLookupContext, ifindex: Option<u32>) -> u32 {
+    // SAFETY: as in `steer`.
+    let (family, protocol, local_port, remote_port) = unsafe {
+        let lookup = ctx.lookup;
+        ((*lookup).family, (*lookup).protocol, (*lookup).local_port, (*lookup).remote_port)
+    };
+    let is_v6 = family == AF_INET6;
+    let Some(transport) = transport_of(protocol) else { return sk_action::SK_PASS };
     let (saddr, daddr) = addresses(ctx.lookup, is_v6);
-    let ingress = Ingress { ifindex: lookup.ingress_ifindex, vlan: 0, inner_vlan: 0 };
-    let is_judged = ADMITTING.get_ptr(lookup.ingress_ifindex).is_some();
-    let destination = Destination { addr: &daddr, port: lookup.local_port as u16, protocol: transport as u8 };
-    let verdict = judge_connection(&Maps, &destination, &saddr, if is_judged { None } else { Some(&ingress) });
+    let destination = Destination { addr: &daddr, port: local_port as u16, protocol: transport as u8 };
+    let verdict = match ifindex {
+        Some(ifindex) => {
+            let ingress = Ingress { ifindex, vlan: 0, inner_vlan: 0 };
+            let is_judged = ADMITTING.get_ptr(ifindex).is_some();
+            judge_connection(&Maps, &destination, &saddr, Some(&ingress), is_judged)
+        }
+        None => judge_connection(&Maps, &destination, &saddr, None, false),
+    };
     if verdict.reason == Reason::NotFrontend {
         return sk_action::SK_PASS;
     }
     let verdict = match verdict.reason {
-        Reason::Admitted if !assign(&ctx, verdict.domain, is_v6, transport) => {
+        Reason::Admitted if !assign(ctx, verdict.domain, is_v6, transport) => {
             Verdict { domain: verdict.domain, reason: Reason::NoWorker }
         }
         _ => verdict,
@@ -47,13 +69,13 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
         saddr,
         daddr,
         // The context's remote port is in network order (kernel 5.18 says so in its type; the bytes were always these).
-        sport: u16::from_be(lookup.remote_port),
+        sport: u16::from_be(remote_port),
         dport: destination.port,
         vlan: 0,
         protocol: transport as u8,
         tcp_flags: 0,
     };
-    sample(Hook::Steer, &judged, lookup.ingress_ifindex, 0);
+    sample(Hook::Steer, &judged, ifindex.unwrap_or(0), 0);
     if verdict.reason.is_denial() { sk_action::SK_DROP } else { sk_action::SK_PASS }
 }
 

@@ -119,12 +119,11 @@ fn print_explanation(explanation: &Explanation) {
             }
         }
     }
-    match &explanation.request {
-        Some(request) => match (&request.backend, request.status) {
+    if let Some(request) = &explanation.request {
+        match (&request.backend, request.status) {
             (Some(backend), _) => println!("request: to {backend}"),
             (None, Some(status)) => println!("request: answered with {status} by the proxy"),
             (None, None) => println!("request: not decided"),
-        },
-        None => {}
+        }
     }
 }

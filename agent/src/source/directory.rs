@@ -1,6 +1,6 @@
 //! The directory source: every YAML and JSON file below a folder, watched.
 //!
-//! inotify tells at once what changed; a walk of all names and times every [`WALK_EVERY`] finds what it did not tell (a
+//! inotify tells at once what changed; a walk of all names and times every `WALK_EVERY` finds what it did not tell (a
 //! network file system, a lost event). A folder that goes away leaves everything in force: losing the configuration is
 //! not an order to stop serving. File contents are read on a blocking thread, never on the agent's own.
 
@@ -200,11 +200,9 @@ impl Reader {
             let path = folder.join(&name);
             let is_folder = sign.mask.contains(AddWatchFlags::IN_ISDIR);
             let is_link = || std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink());
-            if is_folder || (sign.mask.contains(AddWatchFlags::IN_CREATE) && is_link()) {
-                inbox.push_walk(Sign::Complete, now);
-            } else if self.stamps.get(&path).is_some_and(|stamp| stamp.is_link)
-                || (change == Sign::Complete && is_link())
-            {
+            let was_link = self.stamps.get(&path).is_some_and(|stamp| stamp.is_link);
+            let may_be_link = sign.mask.contains(AddWatchFlags::IN_CREATE) || change == Sign::Complete;
+            if is_folder || was_link || (may_be_link && is_link()) {
                 inbox.push_walk(Sign::Complete, now);
             } else if tree::is_read(&path) {
                 inbox.push(path, change, now);

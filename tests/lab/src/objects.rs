@@ -119,7 +119,7 @@ pub fn service_with(namespace: &str, name: &str, app_protocol: &str) -> String {
     )
 }
 
-/// How an endpoint of [`slice`] stands.
+/// How an endpoint of [`slice()`] stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
     /// Takes new requests.

@@ -55,7 +55,7 @@ enum Phase {
     Gone,
 }
 
-/// An HTTP/1.1 and h2c server that answers with a description of the request. See [`echo`] for what a request can ask for.
+/// An HTTP/1.1 and h2c server that answers with a description of the request. See `echo` for what a request can ask for.
 #[derive(Debug)]
 pub struct Backend {
     /// Its name, in every answer.

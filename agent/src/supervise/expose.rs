@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
 
 use tidegate_model::{Domain, Generation, ListenerKey, domain::Frontends};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     metrics,
@@ -32,9 +32,6 @@ impl DomainTask {
             Some(group) => kernel.watch_cgroup(self.id, group).err().map(|error| format!("guard: {error}")),
             None => Some("guard: the worker has no cgroup of version 2".into()),
         };
-        for problem in &self.socket_problems {
-            warn!(domain = %self.name, "{problem}");
-        }
     }
 
     /// Changes which addresses the guard lets the workers dial.
@@ -66,6 +63,13 @@ impl DomainTask {
         failures.extend(self.address_problems.iter().chain(&self.socket_problems).cloned());
         self.retry(!failures.is_empty());
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
+            // Tried again every few seconds, said once.
+            for failure in failures.iter().filter(|failure| !state.kernel.failures.contains(failure)) {
+                warn!(domain = %self.name, "{failure}");
+            }
+            if failures.is_empty() && !state.kernel.failures.is_empty() {
+                info!(domain = %self.name, "what could not be applied is applied now");
+            }
             state.kernel.failures = failures;
             state.interfaces = interfaces;
         }
@@ -105,9 +109,7 @@ impl DomainTask {
             });
             format!("Gateway listener {}: {error}", listeners.unwrap_or_default())
         };
-        let failures: Vec<String> = outcome.failures.into_iter().map(name_listeners).collect();
-        failures.iter().for_each(|failure| warn!(domain = %self.name, "{failure}"));
-        failures
+        outcome.failures.into_iter().map(name_listeners).collect()
     }
 
     /// Makes the addresses local that are reachable or are about to be.
@@ -119,7 +121,6 @@ impl DomainTask {
         let Some(local) = local.as_mut() else { return };
         let errors = local.set_wanted(&self.name, addresses).await;
         self.address_problems = errors.iter().map(ToString::to_string).collect();
-        self.address_problems.iter().for_each(|problem| warn!(domain = %self.name, "{problem}"));
     }
 
     /// Gives up addresses that are no more reachable.

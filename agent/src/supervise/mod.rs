@@ -9,6 +9,7 @@ mod domain;
 mod expose;
 mod handover;
 mod init_link;
+mod lifecycle;
 mod node;
 mod respawn;
 mod sockets;

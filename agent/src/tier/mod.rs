@@ -221,7 +221,6 @@ impl KernelTier {
         };
         self.failures.clear();
         for failure in failures {
-            warn!(domain = failure.domain.0, "{failure}");
             self.failures.entry(failure.domain).or_default().push(failure.to_string());
         }
     }

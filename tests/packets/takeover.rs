@@ -108,6 +108,43 @@ fn changed_programs_take_the_place_of_the_old_ones_on_the_same_links() {
 }
 
 #[test]
+fn maps_of_another_version_judge_until_the_first_state_is_applied() {
+    on_bed(|bed| {
+        let (wan, lan) = (bed.wan, bed.lan);
+        ip("route add local 203.0.113.0/28 dev lo");
+        let mut state = desired(wan, lan);
+        let loopback = Interface::untagged(index_of("lo"));
+        state.domains.get_mut(&PUBLIC).expect("in every bed").interfaces.push(loopback);
+        bed.kernel.apply(&state).expect("applying");
+        let old = TcpListener::bind("127.0.0.1:0").expect("binding");
+        bed.kernel.set_sockets(PUBLIC, Some(old.as_fd()), None).expect("giving a socket");
+        bed.kernel.attach_steer().expect("attaching");
+        let squatter = TcpListener::bind("0.0.0.0:443").expect("binding");
+        squatter.set_nonblocking(true).expect("setting a mode");
+        let destination = SocketAddr::new(PUBLIC_V4.into(), 443);
+        let connect = || TcpStream::connect_timeout(&destination, Duration::from_secs(5)).expect("connecting");
+        // What an agent of another ABI version leaves.
+        let root = bed.config.bpffs.join("tidegate").join(&bed.config.instance);
+        fs::rename(root.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)), root.join("maps-v0")).expect("renaming");
+        let config = bed.config.clone();
+        let opened = reopen(bed, &config);
+        assert!(!opened.has_adopted_maps && opened.updated.is_empty() && opened.kept.is_empty(), "{opened:?}");
+        connect();
+        old.accept().expect("the old maps steer on");
+        let new = TcpListener::bind("127.0.0.1:0").expect("binding");
+        bed.kernel.set_sockets(PUBLIC, Some(new.as_fd()), None).expect("giving a socket");
+        connect();
+        old.accept().expect("the old maps steer on");
+        bed.kernel.apply(&state).expect("applying");
+        connect();
+        new.accept().expect("the new maps steer now");
+        assert!(squatter.accept().is_err(), "nothing reached the other listener");
+        assert!(!root.join("maps-v0").exists());
+        assert_eq!(reopen(bed, &config).kept, ["steer"]);
+    });
+}
+
+#[test]
 fn an_agent_that_died_between_two_steps_is_completed() {
     on_bed(|bed| {
         let (wan, lan) = (bed.wan, bed.lan);

@@ -32,7 +32,8 @@ use crate::{
 struct Target {
     claims: Claims,
     interfaces: BTreeSet<tidegate_abi::InterfaceKey>,
-    lists: BTreeMap<u32, Lists>,
+    /// Lists by domain; `None` leaves them as they are.
+    lists: BTreeMap<u32, Option<Lists>>,
     /// VLAN devices by the NIC that they are on.
     devices: BTreeSet<(u32, u32)>,
 }
@@ -55,7 +56,8 @@ impl Kernel {
         let mut target = Target { claims: decide_claims(desired, &self.applied), ..Target::default() };
         for (&domain, wanted) in &desired.domains {
             target.interfaces.extend(interface_keys(domain, wanted));
-            target.lists.insert(domain.0, Lists::of(&wanted.admission));
+            let is_same = self.admissions.get(&domain.0) == Some(&wanted.admission);
+            target.lists.insert(domain.0, (!is_same).then(|| Lists::of(&wanted.admission)));
             let devices = wanted.interfaces.iter().filter_map(|each| Some((each.ifindex, each.device?)));
             target.devices.extend(devices);
         }
@@ -63,6 +65,7 @@ impl Kernel {
             AppliedReport { failures: std::mem::take(&mut target.claims.failures), ..AppliedReport::default() };
         let gone: Vec<DomainId> = self.domains()?.into_iter().filter(|id| !desired.domains.contains_key(id)).collect();
         self.lead_to(target, &mut report);
+        self.note_admissions(desired);
         self.lead_dialled(desired, &mut report);
         for domain in gone {
             self.forget_domain(domain)?;
@@ -93,11 +96,8 @@ impl Kernel {
             .filter(|(addr, owner)| if owner.domain == 0 { shared.contains(*addr) } else { owner.domain != domain.0 })
             .map(|(addr, owner)| (*addr, *owner))
             .collect();
-        for (&id, policy) in applied.policies.iter().filter(|(id, _)| **id != domain.0) {
-            let list = |list: u32| applied.lists.get(&list).cloned().unwrap_or_default();
-            let allow = (policy.allow != 0).then(|| list(policy.allow));
-            target.lists.insert(id, Lists { deny: list(policy.deny), allow });
-        }
+        target.lists = applied.policies.keys().filter(|id| **id != domain.0).map(|id| (*id, None)).collect();
+        self.admissions.remove(&domain.0);
         self.lead_to(target, &mut report);
         let dialled: Vec<_> = self.applied.dialled.iter().copied().filter(|key| key.domain == domain.0).collect();
         for key in dialled {
@@ -199,7 +199,19 @@ impl Kernel {
         }
     }
 
-    fn lead_policies(&mut self, lists: BTreeMap<u32, Lists>, report: &mut AppliedReport) {
+    /// Remembers what was asked for where it is in force, so that a long list that did not change costs one comparison.
+    fn note_admissions(&mut self, desired: &Desired) {
+        self.admissions.retain(|domain, _| desired.domains.contains_key(&DomainId(*domain)));
+        for (domain, wanted) in &desired.domains {
+            if self.failed_policies.contains(&domain.0) {
+                self.admissions.remove(&domain.0);
+            } else if self.admissions.get(&domain.0) != Some(&wanted.admission) {
+                self.admissions.insert(domain.0, wanted.admission.clone());
+            }
+        }
+    }
+
+    fn lead_policies(&mut self, lists: BTreeMap<u32, Option<Lists>>, report: &mut AppliedReport) {
         let gone: Vec<u32> = self.applied.policies.keys().copied().filter(|id| !lists.contains_key(id)).collect();
         for domain in gone {
             match self.tables.remove_policy(domain) {
@@ -213,7 +225,9 @@ impl Kernel {
                 }
             }
         }
+        self.failed_policies.clear();
         for (domain, lists) in lists {
+            let Some(lists) = lists else { continue };
             let current = self.applied.policies.get(&domain).copied();
             match fill_lists(&mut self.tables, &mut self.applied, current, &lists, report) {
                 Ok(policy) if current == Some(policy) => {}
@@ -225,9 +239,13 @@ impl Kernel {
                     Err(error) => {
                         let error = explain_write(name::DOMAINS, map::MAX_DOMAINS, &error);
                         fail(report, domain, "admission policy".to_owned(), error);
+                        self.failed_policies.insert(domain);
                     }
                 },
-                Err(TooLong(error)) => fail(report, domain, "source lists".to_owned(), error),
+                Err(TooLong(error)) => {
+                    fail(report, domain, "source lists".to_owned(), error);
+                    self.failed_policies.insert(domain);
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use aya::{EbpfLoader, VerifierLogLevel};
 use tidegate_abi::{SampleBudget, map::SampleClass, map::name};
-use tidegate_model::DomainId;
+use tidegate_model::{Admission, DomainId};
 
 use crate::{
     KernelError,
@@ -73,6 +73,10 @@ pub struct Kernel {
     pub(crate) applied: Entries,
     /// Where `admit` runs.
     pub(crate) attached: BTreeMap<u32, AttachMode>,
+    /// Admission rules in force as they were asked for; empty after a start.
+    pub(crate) admissions: BTreeMap<u32, Admission>,
+    /// Domains whose admission rules could not be applied last time.
+    pub(crate) failed_policies: BTreeSet<u32>,
     /// (NIC, VLAN device on it) of the state last applied.
     pub(crate) vlan_devices: BTreeSet<(u32, u32)>,
     pub(crate) samples: Option<aya::maps::Map>,
@@ -105,6 +109,8 @@ impl Kernel {
             tables,
             applied,
             attached: BTreeMap::new(),
+            admissions: BTreeMap::new(),
+            failed_policies: BTreeSet::new(),
             vlan_devices: BTreeSet::new(),
             samples,
             is_uncommitted: !has_adopted_maps,

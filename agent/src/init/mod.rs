@@ -10,7 +10,11 @@ mod workers;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -46,6 +50,9 @@ pub const EXIT_REFUSED: u8 = 78;
 /// ([`crate::supervise::DRAIN_DEADLINE`], 30 s) and a little for the rest.
 const STOP_DEADLINE: Duration = Duration::from_secs(35);
 
+/// How long the agent may take to end for its successor; it has nothing to finish.
+const RESTART_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Runs init until it is told to stop.
 ///
 /// # Errors
@@ -61,6 +68,10 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
         .context("cannot make a signal descriptor")?;
 
     raise_file_limit();
+    let Some(_lock) = lock_instance(&options.instance)? else {
+        error!("instance {:?} runs already; stop it, or give this one another name with --instance", options.instance);
+        return Ok(ExitCode::from(EXIT_REFUSED));
+    };
     if options.kernel != KernelOption::Off
         && let Err(error) = bpffs::mount_if_missing(&options.bpffs)
     {
@@ -69,6 +80,13 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(EXIT_REFUSED));
         }
         warn!("{error}");
+    }
+    if options.kernel != KernelOption::Off {
+        // What a run before this one has left without stopping in order serves nobody: its sockets and the numbers of its
+        // domains have died with it. Judging by it while domains get other numbers would mix them up.
+        if let Err(error) = tidegate_kernel::detach_all(&options.bpffs, &options.instance) {
+            warn!("cannot remove what an earlier run has left in {}: {error}", options.bpffs.display());
+        }
     }
     let program = std::env::current_exe().context("cannot find the program's own file")?;
     Init {
@@ -79,6 +97,7 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
         agent: None,
         restart: Restart::default(),
         kept: BTreeMap::new(),
+        end_by: None,
         stop: None,
     }
     .run()
@@ -92,6 +111,9 @@ struct Init {
     restart: Restart,
     kept: BTreeMap<String, OwnedFd>,
     workers: Workers,
+    /// When the agent is to have ended for its successor.
+    end_by: Option<Instant>,
+    /// Since when everything is stopping.
     stop: Option<Instant>,
 }
 
@@ -118,6 +140,11 @@ impl Init {
             if self.agent.is_none() && self.stop.is_none() && self.restart.is_due(Instant::now()) {
                 self.start_agent();
             }
+            if self.end_by.is_some_and(|at| at <= Instant::now()) {
+                warn!("the agent does not end: killing it");
+                self.end_by = None;
+                self.kill_agent(Signal::SIGKILL);
+            }
             if self.stop.is_some_and(|at| at.elapsed() > STOP_DEADLINE) {
                 warn!("not stopped after {} s: killing everything", STOP_DEADLINE.as_secs());
                 self.kill_agent(Signal::SIGKILL);
@@ -136,7 +163,8 @@ impl Init {
         }
         let restart = self.agent.is_none().then(|| self.restart.remaining(Instant::now()));
         let stop = self.stop.map(|at| (STOP_DEADLINE + Duration::from_millis(1)).saturating_sub(at.elapsed()));
-        let timeout = match [restart, stop].into_iter().flatten().min() {
+        let end = self.end_by.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = match [restart, stop, end].into_iter().flatten().min() {
             // Rounded up, so that the time has come when poll returns.
             Some(wait) => PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
@@ -154,6 +182,7 @@ impl Init {
                     info!("SIGHUP: restarting the agent, workers serve on");
                     self.restart.forget();
                     self.kill_agent(Signal::SIGHUP);
+                    self.end_by = self.agent.as_ref().map(|_| Instant::now() + RESTART_DEADLINE);
                 }
                 Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => {
                     info!("{signal}: {}", if self.stop.is_none() { "stopping" } else { "stopping at once" });
@@ -237,6 +266,7 @@ impl Init {
                 // What it sent before it died still counts.
                 self.read_agent();
                 self.agent = None;
+                self.end_by = None;
                 if let Some(code) = self.agent_exited(status) {
                     return Some(code);
                 }
@@ -321,6 +351,17 @@ impl Init {
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// Makes sure that this network namespace has no other init of this instance: it would take away what the other one judges
+/// by. An abstract socket leaves no file behind and is gone with its process, however that ends.
+fn lock_instance(instance: &str) -> anyhow::Result<Option<UnixListener>> {
+    let name = SocketAddr::from_abstract_name(format!("tidegate/{instance}")).context("name of the instance's lock")?;
+    match UnixListener::bind_addr(&name) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error).context("cannot make the instance's lock"),
     }
 }
 

@@ -187,3 +187,29 @@ impl Drop for ConnectionGuard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{access_log, certificates::TlsContext};
+
+    #[test]
+    fn a_panic_ends_its_own_connection_and_is_counted() {
+        let (log, _) = access_log::start_writer(std::io::sink()).unwrap();
+        let shard = Shard::new(Tables::new(TlsContext::new().unwrap()), LogBuffer::new(log), 1);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let guard = Connections::enter(&shard).unwrap();
+            assert!(Connections::enter(&shard).is_none(), "the limit is one");
+            let task = tokio::task::spawn_local(async move {
+                let _guard = guard;
+                panic!("on purpose");
+            });
+            assert!(task.await.unwrap_err().is_panic());
+        });
+        assert!(shard.connections.is_empty());
+        assert_eq!(shard.stats.connections.active.count(), 0);
+        assert_eq!(shard.stats.connections.refused.counts(), [("panic", 1)]);
+        assert!(Connections::enter(&shard).is_some(), "its place is free again");
+    }
+}

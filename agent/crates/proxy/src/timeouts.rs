@@ -44,6 +44,16 @@ pub const AWAIT_CONTINUE: Duration = Duration::from_secs(1);
 /// A connection that was upgraded (WebSocket) without a byte in either direction.
 pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 
+/// An HTTP/2 peer with open streams that has been silent for so long is asked for a sign of life …
+pub const HTTP2_PING: Duration = Duration::from_secs(30);
+
+/// … and has so long to give it.
+pub const HTTP2_PING_ANSWER: Duration = Duration::from_secs(20);
+
+/// An HTTP/2 client with open streams that takes nothing of any of them. Longer than [`STREAM_IDLE`], which ends streams
+/// whose endpoint is silent.
+pub const HTTP2_STALL: Duration = Duration::from_secs(360);
+
 /// The answer to a mirrored request is thrown away, but not waited for longer than this.
 pub const MIRROR: Duration = Duration::from_secs(30);
 

@@ -1,15 +1,17 @@
 //! The loop of an HTTP/1.1 connection: a head, its answer, the next head. One task drives both sides of a request.
 
 use std::{
-    cell::Cell,
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::{io::AsyncWrite, time::Instant};
+use tokio::{
+    io::AsyncWrite,
+    time::{Instant, sleep},
+};
 
 use super::{
     client::Client,
@@ -76,7 +78,7 @@ impl Http1 {
         loop {
             let len = match self.wait_for_head().await {
                 Ok(Incoming::Head(len)) => len,
-                Ok(Incoming::Closed) => return,
+                Ok(Incoming::Closed) => return self.close(),
                 Err(error) => {
                     self.refuse(&error).await;
                     return;
@@ -153,19 +155,31 @@ impl Http1 {
         };
         let served = {
             let mut serving = std::pin::pin!(request.serve(body, &mut on_interim));
-            let has_ended = Cell::new(false);
+            let mut half_closed = None;
             poll_fn(|cx| {
-                let polled = serving.as_mut().poll(cx);
-                if polled.is_pending() && !has_ended.get() {
-                    has_ended.set(receiver.as_mut().is_some_and(|receiver| receiver.poll_ended(cx).is_ready()));
+                if let Poll::Ready(served) = serving.as_mut().poll(cx) {
+                    return Poll::Ready(served);
                 }
-                polled
+                let half_closed = match &mut half_closed {
+                    Some(half_closed) => half_closed,
+                    None => {
+                        let Some(receiver) = receiver else { return Poll::Pending };
+                        ready!(receiver.poll_ended(cx));
+                        half_closed.insert(Box::pin(sleep(timeouts::HALF_CLOSED)))
+                    }
+                };
+                ready!(half_closed.as_mut().poll(cx));
+                Poll::Ready((Outcome::Abort, None))
             })
             .await
         };
         let (mut body, deadline) = match served {
             (Outcome::Respond(body), deadline) => (body, deadline),
             (Outcome::Abort, _) => {
+                if record.reason.is_none() {
+                    record.fail(&self.shard, &Error::downstream(ErrorKind::Closed));
+                    record.status = 499;
+                }
                 record.finish(&self.shard, &self.client, &scratch.request, received(&loan), 0);
                 return Next::Close;
             }
@@ -320,6 +334,12 @@ impl Http1 {
         };
         record.finish(&self.shard, &self.client, &scratch.request, 0, scratch.writer.body_bytes());
         next
+    }
+
+    /// Says goodbye where the protocol has a word for it (TLS); whether it arrives is nobody's concern.
+    fn close(&self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx);
     }
 
     /// Closes without destroying what the client has not read yet: the sending side first, then the rest once the client

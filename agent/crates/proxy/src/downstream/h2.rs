@@ -15,7 +15,7 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
 use super::{
     client::Client,
@@ -48,16 +48,13 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of responses buffered for one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// A peer is asked for a sign of life when it has been silent for so long, and has so long to give it.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PING_ANSWER: Duration = Duration::from_secs(20);
-
 /// What the streams of a connection share.
 struct Shared {
     shard: Rc<Shard>,
     client: Client,
     active: Cell<u32>,
-    idle_since: Cell<Instant>,
+    /// When a stream was last opened, closed or asked for more of its response.
+    moved: Cell<Instant>,
 }
 
 /// A stream that is open.
@@ -66,6 +63,7 @@ struct OpenStream(Rc<Shared>);
 impl OpenStream {
     fn new(shared: &Rc<Shared>) -> Self {
         shared.active.set(shared.active.get() + 1);
+        shared.moved.set(Instant::now());
         Self(shared.clone())
     }
 }
@@ -73,13 +71,13 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        self.0.moved.set(Instant::now());
     }
 }
 
 /// Serves a connection until it ends. `prefix` has been read of it before.
 pub async fn run(shard: Rc<Shard>, client: Client, stream: Stream, prefix: Bytes, guard: &ConnectionGuard) {
-    let shared = Rc::new(Shared { shard, client, active: Cell::new(0), idle_since: Cell::new(Instant::now()) });
+    let shared = Rc::new(Shared { shard, client, active: Cell::new(0), moved: Cell::new(Instant::now()) });
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
@@ -88,8 +86,8 @@ pub async fn run(shard: Rc<Shard>, client: Client, stream: Stream, prefix: Bytes
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(parse::MAX_HEAD as u32)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWER);
+        .keep_alive_interval(timeouts::HTTP2_PING)
+        .keep_alive_timeout(timeouts::HTTP2_PING_ANSWER);
     let serve = |request| {
         let open = OpenStream::new(&shared);
         async move { Ok::<_, Infallible>(serve(open, request).await) }
@@ -111,14 +109,14 @@ pub async fn run(shard: Rc<Shard>, client: Client, stream: Stream, prefix: Bytes
             connection.as_mut().graceful_shutdown();
             return connection.as_mut().poll(cx);
         }
-        let is_idle = shared.active.get() == 0;
-        timer.set(is_idle.then(|| shared.idle_since.get() + timeouts::CLIENT_IDLE));
+        let limit = if shared.active.get() == 0 { timeouts::CLIENT_IDLE } else { timeouts::HTTP2_STALL };
+        timer.set(Some(shared.moved.get() + limit));
         ready!(timer.poll_expired(cx));
-        if is_ending {
+        if is_ending || shared.active.get() > 0 {
             return Poll::Ready(Ok(()));
         }
         is_ending = true;
-        shared.idle_since.set(Instant::now());
+        shared.moved.set(Instant::now());
         connection.as_mut().graceful_shutdown();
         connection.as_mut().poll(cx)
     });
@@ -218,6 +216,7 @@ impl http_body::Body for ResponseBody {
         let polled = match this.body.poll_piece(cx) {
             Poll::Ready(polled) => {
                 this.is_waiting = false;
+                this.ending.open.0.moved.set(Instant::now());
                 polled
             }
             Poll::Pending => {

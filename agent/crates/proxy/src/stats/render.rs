@@ -51,6 +51,11 @@ impl Snapshot {
             "Answers that no backend gave, by reason.",
             reason_series("", &self.local_responses),
         );
+        page.counter(
+            "tidegate_access_log_dropped_total",
+            "Lines of the access log dropped because its writer fell behind.",
+            [(String::new(), self.log_lines_dropped)],
+        );
         page.gauge("tidegate_rules", "Rules in force.", [(String::new(), self.rules)]);
     }
 

@@ -89,6 +89,8 @@ pub struct Snapshot {
     pub connections: ConnectionCounts,
     /// Answers of the proxy itself.
     pub local_responses: ReasonCounts,
+    /// Lines of the access log dropped because its writer fell behind.
+    pub log_lines_dropped: u64,
     /// Rules that are in force. The same on every shard: not added up.
     pub rules: u64,
 }
@@ -104,6 +106,7 @@ impl Snapshot {
         }
         self.connections.add(other.connections);
         add_reasons(&mut self.local_responses, other.local_responses);
+        self.log_lines_dropped += other.log_lines_dropped;
         self.rules = self.rules.max(other.rules);
     }
 }

@@ -32,6 +32,7 @@ fn snapshot() -> Snapshot {
         upstreams: [(backend, UpstreamCounts { ready_endpoints: 2, ..(&upstream).into() })].into(),
         connections: (&shard.connections).into(),
         local_responses: snapshot::reason_counts(&shard.local_responses),
+        log_lines_dropped: 0,
         rules: 5,
     }
 }

@@ -151,6 +151,8 @@ async fn dial(endpoint: &Rc<EndpointState>, tls: Option<&UpstreamTls>) -> Result
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(timeouts::HTTP2_PING)
+        .keep_alive_timeout(timeouts::HTTP2_PING_ANSWER)
         .max_header_list_size(crate::http::h1::parse::MAX_HEAD as u32)
         .handshake(TokioIo::new(stream));
     let failed = |error: io::Error| Error::upstream(ErrorKind::Http2).because(error).retry(Retry::Always);

@@ -171,8 +171,7 @@ impl Control {
         self.tell_all(|| Command::Scrape(answer.clone()))?;
         let mut sum = Snapshot::default();
         for _ in &self.shards {
-            let (snapshot, _) = answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard)?;
-            sum.add(snapshot);
+            sum.add(answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard)?);
         }
         self.send(&FromWorker::Metrics { id, text: sum.render(&self.labels) })
     }

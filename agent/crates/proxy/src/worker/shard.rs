@@ -48,7 +48,7 @@ pub enum Command {
     /// Applies a delta; answers what could not be used.
     Apply(Arc<Delta>, mpsc::Sender<Failures>),
     /// Answers the counters.
-    Scrape(mpsc::Sender<(Snapshot, u64)>),
+    Scrape(mpsc::Sender<Snapshot>),
     /// Stops accepting, finishes what runs within the time, and ends.
     Drain(Duration),
 }
@@ -126,7 +126,8 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
                 let _ = answer.send(failures);
             }
             Command::Scrape(answer) => {
-                let _ = answer.send((shard.tables.borrow().snapshot(), shard.log.dropped()));
+                let counts = shard.tables.borrow().snapshot();
+                let _ = answer.send(Snapshot { log_lines_dropped: shard.log.dropped(), ..counts });
             }
             Command::Drain(limit) => {
                 listening.drain().for_each(|(_, task)| task.abort());

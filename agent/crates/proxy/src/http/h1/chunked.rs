@@ -159,8 +159,10 @@ mod tests {
 
     use super::*;
 
+    type Decoded = (Vec<u8>, Headers, Vec<u8>);
+
     /// Decodes input that arrives in pieces; returns data, trailers and what follows the body.
-    fn decode(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Headers, Vec<u8>)>, Refusal> {
+    fn decode(pieces: &[&[u8]]) -> Result<Option<Decoded>, Refusal> {
         let (mut chunked, mut trailers) = (Chunked::default(), Headers::default());
         let (mut window, mut data) = (Vec::new(), Vec::new());
         for piece in pieces {

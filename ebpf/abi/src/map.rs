@@ -7,7 +7,7 @@ use crate::{Address, Hook, Plain, Reason};
 
 /// Names of the maps, as pinned and as in the object.
 pub mod name {
-    /// [`Address`] -> [`super::AddressOwner`].
+    /// [`crate::Address`] -> [`super::AddressOwner`].
     pub const ADDRESSES: &str = "ADDRESSES";
     /// [`super::FrontendKey`] -> domain.
     pub const FRONTENDS: &str = "FRONTENDS";

@@ -1,6 +1,6 @@
 //! The kernel tier: the only user of aya.
 //!
-//! [`probe`] says whether this host can do it; [`Kernel::open`] loads the programs and takes over what an earlier agent left
+//! [`probe()`] says whether this host can do it; [`Kernel::open`] loads the programs and takes over what an earlier agent left
 //! pinned; [`Kernel::apply`] leads from what is applied to what is desired by the smallest change, in an order in which no
 //! packet is misjudged on the way; counters, samples and [`Kernel::explain`] tell what was judged and why. The programs and
 //! their maps outlive the agent: everything that judges is pinned. Must not know Gateway API objects, workers' protocols or

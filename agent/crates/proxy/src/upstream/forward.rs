@@ -321,6 +321,9 @@ impl Attempt<'_> {
         let answered = answered.await;
         drop(sent);
         let incoming = answered.map_err(|error| {
+            if error.kind == ErrorKind::Http2 {
+                slot.retire();
+            }
             let error = if was_reused || error.retry == Retry::Always { error } else { error.retry(Retry::Never) };
             let body = forward.body_for_retry(&error, None, replay.as_ref());
             Failed { error, body, was_reused }

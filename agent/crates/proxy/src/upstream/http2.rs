@@ -66,6 +66,8 @@ pub struct Http2Connection {
     sender: SendRequest<OutgoingBody>,
     endpoint: Rc<EndpointState>,
     active: Cell<u32>,
+    /// The endpoint takes no new stream on it (GOAWAY), or it failed: it ends with its last stream.
+    is_retired: Cell<bool>,
     used: Cell<Instant>,
     _tls: Option<UpstreamTls>,
 }
@@ -80,7 +82,9 @@ impl Http2Connection {
         let is_idle = self.active.get() == 0;
         self.sender.is_closed()
             || (is_idle
-                && (self.endpoint.is_removed() || now.duration_since(self.used.get()) >= timeouts::UPSTREAM_IDLE))
+                && (self.is_retired.get()
+                    || self.endpoint.is_removed()
+                    || now.duration_since(self.used.get()) >= timeouts::UPSTREAM_IDLE))
     }
 
     fn enter(self: &Rc<Self>) -> Http2Slot {
@@ -90,6 +94,11 @@ impl Http2Connection {
 }
 
 impl Http2Slot {
+    /// Gives no new stream on the connection to anybody.
+    pub fn retire(&self) {
+        self.0.is_retired.set(true);
+    }
+
     /// Sends requests over the connection.
     pub fn sender(&self) -> SendRequest<OutgoingBody> {
         self.0.sender.clone()
@@ -142,7 +151,9 @@ pub async fn acquire(
 fn find_slot(connections: &Http2Connections) -> Option<Http2Slot> {
     let mut open = connections.open.borrow_mut();
     open.retain(|connection| !connection.sender.is_closed());
-    open.iter().find(|connection| connection.active.get() < MAX_STREAMS).map(Http2Connection::enter)
+    let has_room =
+        |connection: &&Rc<Http2Connection>| !connection.is_retired.get() && connection.active.get() < MAX_STREAMS;
+    open.iter().find(has_room).map(Http2Connection::enter)
 }
 
 async fn dial(endpoint: &Rc<EndpointState>, tls: Option<&UpstreamTls>) -> Result<Rc<Http2Connection>, Error> {
@@ -171,6 +182,7 @@ async fn dial(endpoint: &Rc<EndpointState>, tls: Option<&UpstreamTls>) -> Result
         sender,
         endpoint: endpoint.clone(),
         active: Cell::new(0),
+        is_retired: Cell::new(false),
         used: Cell::new(Instant::now()),
         _tls: tls.cloned(),
     }))
@@ -180,24 +192,22 @@ async fn dial(endpoint: &Rc<EndpointState>, tls: Option<&UpstreamTls>) -> Result
 pub fn failure(error: TrySendError<Request<OutgoingBody>>) -> Error {
     let was_sent = error.message().is_none();
     let error = error.into_error();
-    let retry = match find_reason(&error) {
-        _ if !was_sent => Retry::Always,
-        // RFC 9113 section 8.7: the endpoint says that it has not processed the request.
-        Some(h2::Reason::REFUSED_STREAM) => Retry::Always,
-        _ => Retry::Idempotent,
-    };
+    let retry = if !was_sent || is_unprocessed(&error) { Retry::Always } else { Retry::Idempotent };
     Error::upstream(ErrorKind::Http2).because(io::Error::other(error)).retry(retry)
 }
 
-fn find_reason(error: &hyper::Error) -> Option<h2::Reason> {
+/// Whether the endpoint says that it has not processed the request (RFC 9113 section 8.7): it refused the stream, or its
+/// GOAWAY names a stream before it (h2 fails just the streams after that).
+fn is_unprocessed(error: &hyper::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.reason();
+            let is_refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (is_refused || error.is_go_away());
         }
         cause = error.source();
     }
-    None
+    false
 }
 
 /// The response's body; the stream counts as open until it is dropped.

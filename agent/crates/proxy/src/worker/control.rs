@@ -20,8 +20,8 @@ use super::{
 };
 use crate::stats::Snapshot;
 
-/// How long a shard may take to answer; it answers between two requests, so only a fault can take longer.
-const SHARD_ANSWER: Duration = Duration::from_secs(10);
+/// How long a shard may take to answer. It answers between two requests; a whole model of 100,000 routes takes seconds.
+const SHARD_ANSWER: Duration = Duration::from_secs(60);
 
 /// How long connections may take to end when nobody is left to speak to the worker.
 const ORPHAN_DRAIN: Duration = Duration::from_secs(5);
@@ -79,6 +79,10 @@ impl Control {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The agent that wrote died with data unread; the next one comes over the same pair.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(%error, "message of the agent dropped");
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             if len == 0 {

@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, mpsc},
-    thread::JoinHandle,
+    thread,
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tidegate_model::{
 };
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{AbortHandle, LocalSet},
+    task::{JoinHandle, LocalSet},
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -59,7 +59,7 @@ pub struct ShardHandle {
     /// Takes commands.
     pub commands: UnboundedSender<Command>,
     /// Ends after [`Command::Drain`].
-    pub thread: JoinHandle<()>,
+    pub thread: thread::JoinHandle<()>,
 }
 
 /// What a shard needs to start.
@@ -89,7 +89,7 @@ pub fn connection_limit(files: usize, shards: u16) -> usize {
 pub fn start(start: Start) -> io::Result<ShardHandle> {
     let (commands, receiver) = unbounded_channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = std::thread::Builder::new().name(format!("shard-{}", start.index)).spawn(move || {
+    let thread = thread::Builder::new().name(format!("shard-{}", start.index)).spawn(move || {
         if let Some(core) = start.core
             && let Err(error) = sys::pin_thread(core)
         {
@@ -102,7 +102,7 @@ pub fn start(start: Start) -> io::Result<ShardHandle> {
 }
 
 async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
-    let mut listening = HashMap::<SocketRole, AbortHandle>::new();
+    let mut listening = HashMap::<SocketRole, JoinHandle<()>>::new();
     let housekeeping = tokio::task::spawn_local(keep_house(shard.clone()));
     while let Some(command) = commands.recv().await {
         match command {
@@ -110,14 +110,14 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
             Command::Listen(role, socket) => match listen(&shard, role, socket) {
                 Ok(task) => {
                     if let Some(old) = listening.insert(role, task) {
-                        old.abort();
+                        stop(old).await;
                     }
                 }
                 Err(error) => tracing::error!(?role, %error, "socket cannot be listened on"),
             },
             Command::Unlisten(role) => {
                 if let Some(task) = listening.remove(&role) {
-                    task.abort();
+                    stop(task).await;
                 }
             }
             Command::Apply(delta, answer) => {
@@ -130,7 +130,9 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
                 let _ = answer.send(Snapshot { log_lines_dropped: shard.log.dropped(), ..counts });
             }
             Command::Drain(limit) => {
-                listening.drain().for_each(|(_, task)| task.abort());
+                for (_, task) in listening.drain() {
+                    stop(task).await;
+                }
                 drain(&shard, limit).await;
                 break;
             }
@@ -141,11 +143,18 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
     shard.log.flush();
 }
 
-fn listen(shard: &Rc<Shard>, role: SocketRole, socket: OwnedFd) -> io::Result<AbortHandle> {
+fn listen(shard: &Rc<Shard>, role: SocketRole, socket: OwnedFd) -> io::Result<JoinHandle<()>> {
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    Ok(tokio::task::spawn_local(accept::run(shard.clone(), listener, role)).abort_handle())
+    Ok(tokio::task::spawn_local(accept::run(shard.clone(), listener, role)))
+}
+
+/// Ends an accept loop; its socket is closed when this returns.
+async fn stop(task: JoinHandle<()>) {
+    task.abort();
+    // Aborted is what it is meant to be.
+    let _ = task.await;
 }
 
 /// Waits for the connections to end; those that take longer end with the thread.

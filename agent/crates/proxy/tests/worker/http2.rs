@@ -1,6 +1,12 @@
 //! HTTP/2 on either side, and on both.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -188,15 +194,50 @@ fn what_http2_cannot_mean_is_refused() {
 }
 
 #[test]
-fn a_dead_http2_connection_is_replaced() {
-    let echo = Echo::start();
-    let (mut worker, addr) = serve(BackendProtocol::Http2, &[echo.addr]);
-    let mut client = Client::connect(addr);
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.receive().status, 200);
-    let second = Echo::start();
-    worker.apply(model::backend("backend", BackendProtocol::Http2, &[second.addr]));
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(client.receive().status, 200);
-    assert_eq!(second.connections(), 1);
+fn a_connection_that_its_endpoint_is_leaving_is_replaced_without_an_error() {
+    let (addr, connections) = leaving_after_each_request();
+    let (_worker, front) = serve(BackendProtocol::Http2, &[addr]);
+    let mut client = Client::connect(front);
+    for index in 0..5 {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+        let response = client.receive();
+        assert_eq!((response.status, response.text().as_str()), (200, "hi"), "request {index}");
+    }
+    assert!(connections.load(Ordering::Relaxed) > 1);
+}
+
+/// A server that says GOAWAY once it has taken a request, and counts its connections.
+fn leaving_after_each_request() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = connections.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve_one_request(stream));
+            }
+        })
+    });
+    (addr, connections)
+}
+
+async fn serve_one_request(stream: tokio::net::TcpStream) {
+    let has_request = tokio::sync::Notify::new();
+    let service = hyper::service::service_fn(|request: Request<Incoming>| {
+        has_request.notify_one();
+        async move { Ok::<_, std::convert::Infallible>(Response::new(request.into_body())) }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = has_request.notified() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }

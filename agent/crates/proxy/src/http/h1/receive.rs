@@ -124,7 +124,7 @@ impl std::fmt::Debug for Loan {
 }
 
 impl Loan {
-    /// The receiver, once the body has been dropped, and whether it was read to its end.
+    /// The receiver, once the body has ended or has been dropped, and whether it was read to its end.
     pub fn take(&self) -> Option<(Box<Receiver>, bool)> {
         self.returned.take().map(|receiver| (receiver, self.is_complete.get()))
     }
@@ -179,6 +179,13 @@ impl ReceivedBody {
         }
     }
 
+    /// The body is complete: its connection can go on, whoever still holds the body.
+    fn end(&mut self) {
+        self.has_ended = true;
+        self.loan.is_complete.set(true);
+        self.loan.returned.set(self.receiver.take());
+    }
+
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Error>> {
         let Some(receiver) = self.receiver.as_mut() else { return Poll::Ready(Ok(Piece::End)) };
         loop {
@@ -189,8 +196,7 @@ impl ReceivedBody {
                     return Poll::Ready(Ok(Piece::Data));
                 }
                 Step::End => {
-                    self.has_ended = true;
-                    self.loan.is_complete.set(true);
+                    self.end();
                     return Poll::Ready(Ok(Piece::End));
                 }
                 Step::More => {
@@ -252,6 +258,9 @@ impl Source for ReceivedBody {
             self.available -= count;
             self.loan.received.set(self.loan.received.get() + count as u64);
         }
+        if matches!(self.decoder, Decoder::Length(0)) && !self.has_ended {
+            self.end();
+        }
     }
 
     fn take_trailers(&mut self) -> Option<Headers> {
@@ -269,11 +278,9 @@ impl Source for ReceivedBody {
 
 impl Drop for ReceivedBody {
     fn drop(&mut self) {
-        // The last piece may have been consumed without asking for the end that follows it at once.
-        if !self.has_ended && matches!(self.decoder, Decoder::Length(0)) {
-            self.loan.is_complete.set(true);
+        if let Some(receiver) = self.receiver.take() {
+            self.loan.returned.set(Some(receiver));
         }
-        self.loan.returned.set(self.receiver.take());
     }
 }
 

@@ -108,7 +108,8 @@ pub fn make_response<B>(head: &ResponseHead, body: B) -> Response<B> {
     let mut response = Response::new(body);
     // A status outside 100..=999 is refused where it is parsed.
     *response.status_mut() = http::StatusCode::from_u16(head.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
-    copy_fields(&head.headers, response.headers_mut(), |_| false);
+    // RFC 9110 section 8.6: a 204 has no length.
+    copy_fields(&head.headers, response.headers_mut(), |known| head.status == 204 && known == Known::ContentLength);
     response
 }
 

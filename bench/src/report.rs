@@ -80,12 +80,14 @@ fn machine() -> String {
     };
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let busy = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     format!(
-        "{}, commit {}, Linux {}, {} x {}",
+        "{}, commit {}, Linux {}, {} x {}, load average at the end {}",
         say("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         say("git", &["rev-parse", "--short", "HEAD"]),
         say("uname", &["-r"]),
         say("nproc", &[]),
-        model.trim_start_matches([' ', '\t', ':'])
+        model.trim_start_matches([' ', '\t', ':']),
+        busy.split_whitespace().next().unwrap_or("unknown")
     )
 }

@@ -2,27 +2,15 @@
 
 use std::time::Duration;
 
-use tidegate_lab::{Agent, Lab, Load, LoadPlan, LoadReport, Request, objects, wait_until};
+use tidegate_lab::{Agent, Lab, Load, LoadPlan, Request, objects, wait_until};
 
-use crate::world::{SHOP, SOON, World, backend, public, wait_status};
+use crate::world::{SHOP, SOON, World, backend, public, wait_status, window};
 
 fn weighted(first: u32, second: u32) -> String {
     let rule = format!(
         "{{backendRefs: [{{name: shop, port: 8080, weight: {first}}}, {{name: canary, port: 8080, weight: {second}}}]}}"
     );
     objects::route("shop", "shop", "gw/public", &[SHOP], &[&rule])
-}
-
-/// What a load sees over this many answers.
-fn window(load: &mut Load, answers: u64) -> LoadReport {
-    load.take();
-    let mut window = LoadReport::default();
-    wait_until("answers", Duration::from_secs(20), || {
-        window.merge(&load.take());
-        (window.requests() >= answers).then_some(())
-    })
-    .unwrap();
-    window
 }
 
 #[test]

@@ -1,14 +1,12 @@
 //! Backends come, go and misbehave: readiness, termination, rolling replacement, refused and stale connections.
 
-use std::time::Duration;
-
 use tidegate_lab::{
     Agent, Backend, Lab, Load, LoadPlan, Request, Script, ScriptedBackend, Session,
     objects::{self, EndpointState},
     wait_until,
 };
 
-use crate::world::{SHOP, SOON, World, at, backend, get, public, send, shop_endpoints, wait_status};
+use crate::world::{SHOP, SOON, World, at, backend, get, public, send, shop_endpoints, wait_status, window};
 
 #[test]
 fn unready_endpoints_get_nothing_and_terminating_ones_only_when_none_is_ready() {
@@ -68,9 +66,7 @@ fn a_rolling_replacement_of_all_endpoints_fails_no_request() {
         publish(&running, Some(old));
         // Within the grace period of a pod its endpoint stops being chosen; only then the server ends.
         wait_until("the old endpoint to be left alone", SOON, || {
-            let window = load.take();
-            std::thread::sleep(Duration::from_millis(50));
-            (window.requests() > 0 && !window.backends.contains_key(&backend.name)).then_some(())
+            (!window(&mut load, 40).backends.contains_key(&backend.name)).then_some(())
         })
         .unwrap();
         backend.drain();
@@ -171,4 +167,52 @@ fn a_backend_that_breaks_off_is_told_to_the_client() {
     let in_body = Request::get(SHOP, "/").header("x-lab-bytes", "100000").header("x-lab-abort", "body");
     let outcome = send(&lab.internet, &public(), in_body);
     assert!(outcome.is_err(), "half a body was passed off as whole: {outcome:?}");
+}
+
+#[test]
+fn an_endpoint_may_be_an_ipv6_address() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let _six = backend(&lab, "six", "[fd00:30::21]:8080");
+    lab.write(
+        "six.yaml",
+        &objects::join([
+            objects::service_at("shop", "six", &["fd00:30::21"]),
+            objects::route("shop", "six", "gw/public", &["six.example.com"], &[&objects::to_service("six")]),
+        ]),
+    )
+    .unwrap();
+    let _agent = Agent::start(&lab).unwrap();
+    let reply = get(&lab.internet, &public(), "six.example.com", "/").unwrap();
+    assert_eq!((reply.status, reply.backend()), (200, Some("six")));
+}
+
+#[test]
+fn a_backend_object_names_addresses_and_a_name_that_the_agent_resolves() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let objects_of = |name: &str, endpoint: &str| {
+        format!(
+            "apiVersion: tidegate.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{endpoints: [{endpoint}]}}\n{}{}",
+            objects::NEXT,
+            objects::route(
+                "shop",
+                name,
+                "gw/public",
+                &[&format!("{name}.example.com")],
+                &[&format!("{{backendRefs: [{{group: tidegate.dev, kind: Backend, name: {name}}}]}}")],
+            )
+        )
+    };
+    let by_address = objects_of("by-address", "{ip: {address: 10.30.0.11, port: 8080}}");
+    // `localhost` is in every /etc/hosts: no name server is needed, and the node itself is the backend.
+    let by_name = objects_of("by-name", "{fqdn: {hostname: localhost, port: 8081}}");
+    lab.write("backends.yaml", &objects::join([by_address, by_name])).unwrap();
+    let _node = Backend::start(&lab.gateway, "node", at("127.0.0.1", 8081)).unwrap();
+    let _agent = Agent::start(&lab).unwrap();
+    let reply = get(&lab.internet, &public(), "by-address.example.com", "/").unwrap();
+    assert_eq!((reply.status, reply.backend()), (200, Some("shop-a")));
+    let reply = wait_status(&lab.internet, &public(), "by-name.example.com", "/", 200);
+    assert_eq!(reply.backend(), Some("node"));
 }

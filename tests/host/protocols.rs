@@ -183,3 +183,33 @@ fn a_mirrored_request_reaches_both_and_its_copy_is_never_waited_for() {
     copy.stop();
     assert_eq!(get(&lab.internet, &public(), "m.example.com", "/").unwrap().status, 200);
 }
+
+#[test]
+fn a_grpc_route_matches_service_and_method() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let _backend = backend(&lab, "grpc", "10.30.0.21:8080");
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: calls, namespace: shop}\n\
+                 spec: {parentRefs: [{name: public, namespace: gw}], hostnames: [calls.example.com], rules: [{matches: [{method: \
+                 {service: lab.Echo, method: Call}}], backendRefs: [{name: grpc, port: 8080}]}]}\n";
+    lab.write(
+        "grpc.yaml",
+        &objects::join([
+            route.to_owned(),
+            objects::service_with("shop", "grpc", "kubernetes.io/h2c"),
+            objects::slice("shop", "grpc", &[("10.30.0.21", objects::EndpointState::Ready)]),
+        ]),
+    )
+    .unwrap();
+    let _agent = Agent::start(&lab).unwrap();
+    let call = |method: &'static str| {
+        lab.internet
+            .run(async move { grpc::call(&public(), "calls.example.com", method, b"hello", &[]).await })
+            .unwrap()
+    };
+    assert_eq!(call("/lab.Echo/Call").status, Some(0));
+    let other = call("/lab.Echo/Other");
+    assert!(other.reply.backend().is_none() && other.status != Some(0), "{:?}", other.reply);
+    // What gRPC clients read as UNIMPLEMENTED.
+    assert!(other.status == Some(12) || other.reply.status == 404, "{:?}", other.reply);
+}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tidegate_lab::{
-    Agent, Authority, Backend, Failure, Lab, Reply, Request, Target,
+    Agent, Authority, Backend, Failure, Lab, Load, LoadReport, Reply, Request, Target,
     certificate::Leaf,
     client,
     island::{Island, SILENCE},
@@ -167,4 +167,16 @@ pub(crate) fn wait_verdicts(agent: &Agent<'_>, domain: &str, reason: &str, befor
         agent.verdicts(domain, reason).ok().filter(|count| *count > before)
     })
     .unwrap()
+}
+
+/// What a load sees over this many answers.
+pub(crate) fn window(load: &mut Load, answers: u64) -> LoadReport {
+    load.take();
+    let mut window = LoadReport::default();
+    wait_until("answers", Duration::from_secs(20), || {
+        window.merge(&load.take());
+        (window.requests() >= answers).then_some(())
+    })
+    .unwrap();
+    window
 }

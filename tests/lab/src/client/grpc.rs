@@ -61,7 +61,12 @@ pub async fn call(
     let find =
         |headers: &http::HeaderMap| headers.get("grpc-status").and_then(|value| value.to_str().ok()?.parse().ok());
     let in_trailers = reply.trailers.as_ref().and_then(find);
-    let messages = unframe(reply.body.clone()).ok_or_else(|| Failure::Protocol("incomplete gRPC frame".into()))?;
+    let is_grpc = reply.header("content-type").is_some_and(|value| value.starts_with("application/grpc"));
+    let messages = match is_grpc {
+        true => unframe(reply.body.clone()).ok_or_else(|| Failure::Protocol("incomplete gRPC frame".into()))?,
+        // A plain HTTP answer, which gRPC clients translate (404 is UNIMPLEMENTED).
+        false => Vec::new(),
+    };
     Ok(Answer {
         status: in_trailers.or_else(|| find(&reply.headers)),
         is_in_trailers: in_trailers.is_some(),

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tidegate_gateway_api::Translator;
-use tidegate_model::{DomainId, DomainName, Generation, Key, Model, domain::Frontends};
+use tidegate_model::{DomainId, DomainName, FrontendKey, Generation, Key, Model, domain::Frontends};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{options::RunOptions, source::SourceStatus, tier::Tier};
@@ -79,6 +79,8 @@ pub struct DomainState {
     pub worker: WorkerState,
     /// Frontends that are reachable now.
     pub frontends: Rc<Frontends>,
+    /// Frontends that could not be made reachable and why; tried again until they are.
+    pub unreachable: BTreeMap<FrontendKey, String>,
     /// The domain's NICs.
     pub interfaces: Vec<InterfaceState>,
     /// Limits and walls of the domain that this host does not enforce, with the reason.
@@ -166,6 +168,7 @@ impl DomainState {
             kernel: Applied::default(),
             worker: WorkerState::default(),
             frontends: Rc::default(),
+            unreachable: BTreeMap::new(),
             interfaces: Vec::new(),
             unenforced: Vec::new(),
             pending_since: None,

@@ -202,6 +202,9 @@ impl StatusReport {
             gateway.domain = served.map(|(name, _)| name.to_string());
             let is_applied = served.is_some_and(|(_, domain)| domain.is_applied());
             gateway.set_programmed(is_applied);
+            if let Some((_, domain)) = served {
+                gateway.set_unreachable(domain);
+            }
         }
         report
     }
@@ -281,6 +284,23 @@ impl GatewayReport {
             condition.is_good = false;
             condition.reason = "Pending".to_owned();
             condition.message = "not applied yet by kernel and worker".to_owned();
+        }
+    }
+}
+
+impl GatewayReport {
+    /// Listeners with a frontend that could not be made reachable are not programmed, whatever else is.
+    fn set_unreachable(&mut self, domain: &DomainState) {
+        for (key, listener) in domain.model.listeners().filter(|(key, _)| key.gateway.to_string() == self.name) {
+            let reason = listener.frontends.iter().find_map(|frontend| domain.unreachable.get(frontend));
+            let report = self.listeners.iter_mut().find(|report| report.name == *key.name);
+            let (Some(reason), Some(report)) = (reason, report) else { continue };
+            for condition in report.conditions.iter_mut().filter(|condition| condition.type_ == "Programmed") {
+                condition.status = false;
+                condition.is_good = false;
+                condition.reason = "Pending".to_owned();
+                condition.message.clone_from(reason);
+            }
         }
     }
 }

@@ -1,15 +1,19 @@
 //! What a domain's task does to the host: sockets, cgroups, guard, addresses, and frontends made reachable or not.
 
-use std::{collections::BTreeSet, net::SocketAddr, rc::Rc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    rc::Rc,
+};
 
-use tidegate_model::{Domain, Generation, ListenerKey, domain::Frontends};
+use tidegate_model::{Domain, FrontendKey, Generation, domain::Frontends};
 use tracing::{info, warn};
 
 use crate::{
     metrics,
-    net::link::Attachment,
+    net::{link::Attachment, listen::ListenError},
     state::{Attach, InterfaceState},
-    tier::DomainUpdate,
+    tier::{DomainUpdate, UpdateOutcome},
 };
 
 use super::{domain::DomainTask, worker::Phase};
@@ -56,10 +60,10 @@ impl DomainTask {
         drop(links);
         let update = DomainUpdate { domain: &domain, interfaces: &interfaces, frontends: &frontends };
         let updated = self.node.state.kernel.borrow_mut().kernel().map(|kernel| kernel.update(self.id, &update));
-        let (mut failures, interfaces, is_deferred) = match updated {
-            Some(outcome) => (outcome.failures, outcome.interfaces, outcome.is_deferred),
-            None => (self.bind(&frontends), interfaces.into_iter().map(without_kernel).collect(), false),
-        };
+        let UpdateOutcome { is_deferred, mut failures, unreachable, interfaces } = updated.unwrap_or_else(|| {
+            let interfaces = interfaces.into_iter().map(without_kernel).collect();
+            UpdateOutcome { interfaces, ..self.bind(&frontends) }
+        });
         failures.extend(self.address_problems.iter().chain(&self.socket_problems).cloned());
         self.retry(!failures.is_empty());
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
@@ -71,6 +75,7 @@ impl DomainTask {
                 info!(domain = %self.name, "what could not be applied is applied now");
             }
             state.kernel.failures = failures;
+            state.unreachable = unreachable;
             state.interfaces = interfaces;
         }
         if !is_deferred {
@@ -89,8 +94,8 @@ impl DomainTask {
         }
     }
 
-    /// Listens on exactly these frontends' own addresses (`--kernel=off`). Returns what failed.
-    fn bind(&mut self, frontends: &Frontends) -> Vec<String> {
+    /// Listens on exactly these frontends' own addresses (`--kernel=off`).
+    fn bind(&mut self, frontends: &Frontends) -> UpdateOutcome {
         let outcome = self.sockets.bind(&frontends.keys, self.shards);
         for worker in &mut self.workers {
             worker.unlisten(&outcome.closing);
@@ -101,15 +106,16 @@ impl DomainTask {
         {
             worker.listen(&self.sockets);
         }
-        let name_listeners = |(frontend, error): (_, crate::net::listen::ListenError)| {
+        let name_listeners = |(frontend, error): (FrontendKey, ListenError)| {
             let domains = self.node.state.domains.borrow();
             let listeners = domains.get(&self.name).map(|state| {
                 let with = state.model.listeners().filter(|(_, listener)| listener.frontends.contains(&frontend));
-                with.map(|(key, _): (&ListenerKey, _)| key.to_string()).collect::<Vec<_>>().join(", ")
+                with.map(|(key, _)| key.to_string()).collect::<Vec<_>>().join(", ")
             });
-            format!("Gateway listener {}: {error}", listeners.unwrap_or_default())
+            (frontend, format!("Gateway listener {}: {error}", listeners.unwrap_or_default()))
         };
-        outcome.failures.into_iter().map(name_listeners).collect()
+        let unreachable: BTreeMap<FrontendKey, String> = outcome.failures.into_iter().map(name_listeners).collect();
+        UpdateOutcome { failures: unreachable.values().cloned().collect(), unreachable, ..UpdateOutcome::default() }
     }
 
     /// Makes the addresses local that are reachable or are about to be.

@@ -126,12 +126,12 @@ impl DomainTask {
 
     /// The worker serves a generation: its frontends may be reached, and what they replace may go.
     async fn applied(&mut self, index: usize, generation: Generation, failures: Vec<(Key, String)>) {
-        for (key, error) in &failures {
-            warn!(domain = %self.name, "the worker cannot use {key:?}: {error}");
-        }
+        let texts: Vec<String> = failures.iter().map(|(key, error)| format!("{}: {error}", describe(key))).collect();
+        texts.iter().for_each(|text| warn!(domain = %self.name, "the worker cannot use {text}"));
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
             state.worker.applied.has_any = true;
             state.worker.applied.generation = generation;
+            state.worker.applied.failures = texts;
             state.worker.refused = failures;
         }
         let Some(under_way) = self.delivery.acknowledge(generation) else { return };
@@ -221,6 +221,17 @@ impl DomainTask {
 
     pub(super) fn settings(&self, domain: &Domain) -> Settings {
         Settings { labels: metrics::domain_labels(domain), access_log: self.node.state.options.access_log }
+    }
+}
+
+/// A resource as its objects are called.
+fn describe(key: &Key) -> String {
+    match key {
+        Key::Certificate(key) => format!("Secret/{key}"),
+        Key::Backend(key) => key.to_string(),
+        Key::Endpoints(key) => format!("endpoints of {key}"),
+        Key::Listener(key) => format!("listener {key}"),
+        Key::Rule(key) => key.to_string(),
     }
 }
 

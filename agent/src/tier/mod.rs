@@ -16,7 +16,7 @@ use std::{
 use tidegate_kernel::{
     ApplyFailure, AttachMode, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, SampleLosses, Verdict,
 };
-use tidegate_model::{Domain, DomainId, domain::Frontends};
+use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
 use tracing::{info, warn};
 
 use crate::{
@@ -42,7 +42,7 @@ pub struct KernelTier {
     /// Whether nothing is applied yet, because domains that an earlier agent has left may not be in `desired` so far and
     /// would be removed.
     is_held: bool,
-    failures: BTreeMap<DomainId, Vec<String>>,
+    failures: BTreeMap<DomainId, Vec<ApplyFailure>>,
     attached: BTreeMap<u32, Result<AttachMode, String>>,
 }
 
@@ -63,6 +63,8 @@ pub struct UpdateOutcome {
     pub is_deferred: bool,
     /// What could not be applied.
     pub failures: Vec<String>,
+    /// Frontends that are among it.
+    pub unreachable: BTreeMap<FrontendKey, String>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceState>,
 }
@@ -155,10 +157,12 @@ impl KernelTier {
         }
         self.attach();
         let interfaces = update.interfaces.iter().map(|(name, attachment)| self.interface_state(name, *attachment));
+        let failures = self.failures.get(&id).map(Vec::as_slice).unwrap_or_default();
         UpdateOutcome {
             is_deferred: self.is_held,
             interfaces: interfaces.collect(),
-            failures: self.failures.get(&id).cloned().unwrap_or_default(),
+            failures: failures.iter().map(ToString::to_string).collect(),
+            unreachable: find_unreachable(failures, update.frontends),
         }
     }
 
@@ -221,7 +225,7 @@ impl KernelTier {
         };
         self.failures.clear();
         for failure in failures {
-            self.failures.entry(failure.domain).or_default().push(failure.to_string());
+            self.failures.entry(failure.domain).or_default().push(failure);
         }
     }
 
@@ -269,6 +273,19 @@ impl KernelTier {
             attach,
         }
     }
+}
+
+/// Frontends that a failure is about, by themselves or by their address.
+fn find_unreachable(failures: &[ApplyFailure], frontends: &Frontends) -> BTreeMap<FrontendKey, String> {
+    let mut unreachable = BTreeMap::new();
+    for failure in failures {
+        for key in &frontends.keys {
+            if failure.subject == format!("frontend {key}") || failure.subject == format!("address {}", key.addr) {
+                unreachable.insert(*key, failure.error.clone());
+            }
+        }
+    }
+    unreachable
 }
 
 fn interface(attachment: Attachment) -> Interface {

@@ -101,6 +101,7 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
         started: SystemTime::now(),
         translator: RefCell::new(Translator::new(settings(&options))),
         source: RefCell::default(),
+        resolved: RefCell::default(),
         is_source_synced: Cell::new(false),
         domains: RefCell::default(),
         tier: RefCell::new(opened.state),
@@ -205,14 +206,17 @@ impl Flow {
         let changes = self.state.translator.borrow_mut().apply(events);
         self.pass_on(changes, changed);
         self.state.is_source_synced.set(true);
-        let _ = self.wanted_names.send(self.state.translator.borrow().hostnames_wanted());
+        let wanted = self.state.translator.borrow().hostnames_wanted();
+        self.state.resolved.borrow_mut().retain(|name, _| wanted.contains(name));
+        let _ = self.wanted_names.send(wanted);
     }
 
     fn take_resolved(&self, resolved: resolver::Resolved) {
         if let Some(error) = &resolved.error {
             warn!(name = resolved.name, "cannot be resolved, its last addresses stay: {error}");
         }
-        let changes = self.state.translator.borrow_mut().set_resolved(&resolved.name, resolved.addresses);
+        let changes = self.state.translator.borrow_mut().set_resolved(&resolved.name, resolved.addresses.clone());
+        self.state.resolved.borrow_mut().insert(resolved.name.clone(), resolved);
         self.pass_on(changes, Instant::now());
     }
 

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::spawn_local, time::timeout};
 
 use super::{debug, exposition, report::StatusReport};
-use crate::state::State;
+use crate::{source::Severity, state::State};
 
 /// Connections at once: a few scrapers and probes; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -97,8 +97,35 @@ async fn metrics(state: &State) -> String {
         up.push_str(&format!("tidegate_worker_scrape_up{{{}}} {is_up}\n", labels.join(",")));
     }
     texts.push(up);
+    texts.push(source_metrics(state));
     texts.extend(workers.into_iter().map(|(_, text)| text));
     exposition::merge(texts.iter().map(String::as_str))
+}
+
+/// What the source has, as Prometheus text.
+fn source_metrics(state: &State) -> String {
+    let source = state.source.borrow();
+    let count = |severity| source.problems.iter().filter(|problem| problem.severity == severity).count();
+    let unresolved = state.resolved.borrow().values().filter(|name| name.error.is_some()).count();
+    format!(
+        "# HELP tidegate_source_files Files that are read.\n\
+         # TYPE tidegate_source_files gauge\n\
+         tidegate_source_files {}\n\
+         # HELP tidegate_source_objects Objects in force.\n\
+         # TYPE tidegate_source_objects gauge\n\
+         tidegate_source_objects {}\n\
+         # HELP tidegate_source_problems What is wrong in the files, by severity.\n\
+         # TYPE tidegate_source_problems gauge\n\
+         tidegate_source_problems{{severity=\"error\"}} {}\n\
+         tidegate_source_problems{{severity=\"warning\"}} {}\n\
+         # HELP tidegate_names_unresolved Names of endpoints that cannot be resolved now.\n\
+         # TYPE tidegate_names_unresolved gauge\n\
+         tidegate_names_unresolved {unresolved}\n",
+        source.files,
+        source.objects,
+        count(Severity::Error),
+        count(Severity::Warning),
+    )
 }
 
 /// A label's value as the exposition format wants it.

@@ -33,3 +33,6 @@ pub async fn serve(state: Rc<State>) -> anyhow::Result<()> {
     tokio::join!(http::run_server(listener, state.clone()), socket::run_server(socket, state));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

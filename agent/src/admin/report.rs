@@ -12,6 +12,7 @@ use tidegate_gateway_api::{Condition, Kind, ObjectRef, ObjectStatus};
 use tidegate_model::ObjectName;
 
 use crate::{
+    resolver::Resolved,
     source::SourceStatus,
     state::{Attach, DomainState, Readiness, State, TierState},
 };
@@ -42,6 +43,8 @@ pub struct StatusReport {
     pub objects: Vec<ObjectReport>,
     /// The source.
     pub source: SourceStatus,
+    /// Names of endpoints and what they lead to.
+    pub names: Vec<Resolved>,
 }
 
 /// A domain.
@@ -193,6 +196,7 @@ impl StatusReport {
             routes: Vec::new(),
             objects: Vec::new(),
             source: state.source.borrow().clone(),
+            names: state.resolved.borrow().values().cloned().collect(),
         };
         for (reference, status) in state.translator.borrow().statuses() {
             report.push_object(reference, status);

@@ -115,6 +115,10 @@ async fn serve_caller(mut stream: UnixStream, state: &Rc<State>) -> io::Result<(
 }
 
 async fn follow(mut stream: UnixStream, state: &State) -> io::Result<()> {
+    if !state.kernel.borrow().is_on() {
+        let answer = Answer::Error(crate::verdicts::NOT_JUDGED.to_owned());
+        return send(&mut stream, &answer).await;
+    }
     let mut samples = state.samples.subscribe();
     loop {
         let mut unexpected = [0; 1];

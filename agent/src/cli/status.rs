@@ -44,6 +44,11 @@ fn print_report(report: &StatusReport) {
     for problem in &report.source.problems {
         println!("  {problem}");
     }
+    for name in report.names.iter().filter(|name| name.error.is_some()) {
+        let kept: Vec<String> = name.addresses.iter().map(ToString::to_string).collect();
+        let error = name.error.as_deref().unwrap_or_default();
+        println!("  error: {} cannot be resolved ({error}); in use: [{}]", name.name, kept.join(", "));
+    }
 }
 
 fn domains(report: &StatusReport) -> Table {

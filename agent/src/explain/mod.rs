@@ -15,6 +15,7 @@ use tidegate_model::Transport;
 use crate::{
     admin::protocol::Question,
     state::{InterfaceState, State},
+    verdicts::NOT_JUDGED,
 };
 
 pub use packet::Facts;
@@ -176,7 +177,7 @@ fn ask_kernel(
 ) -> KernelAnswer {
     let mut tier = state.kernel.borrow_mut();
     let Some(kernel) = tier.kernel() else {
-        return KernelAnswer::NotAsked("packets are not judged on this node (--kernel=off)".to_owned());
+        return KernelAnswer::NotAsked(NOT_JUDGED.to_owned());
     };
     let interfaces: Vec<InterfaceState> = match arrival {
         Some(interface) => vec![interface],
@@ -209,3 +210,6 @@ fn ask_kernel(
     }
     KernelAnswer::Verdicts(verdicts)
 }
+
+#[cfg(test)]
+mod tests;

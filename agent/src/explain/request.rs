@@ -48,7 +48,7 @@ pub(super) fn decide(model: &Model, question: &Question, asked: &RequestQuestion
             let (ready, terminating) = plan.backend.count_endpoints();
             steps.push(
                 Step::new("backend", format!("forwarded; {ready} endpoints ready, {terminating} terminating")).by(
-                    format!("HTTPRoute/{}", plan.rule.key.route),
+                    format!("{:?}/{}", plan.rule.key.kind, plan.rule.key.route),
                     format!("spec.rules[{}].backendRefs", plan.rule.key.index),
                     show_backends(&plan.rule.source),
                 ),

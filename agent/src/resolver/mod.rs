@@ -11,6 +11,7 @@ use std::{
 };
 
 use hickory_resolver::TokioResolver;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -33,7 +34,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LOOKUPS: usize = 16;
 
 /// What a name leads to now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolved {
     /// The name as it was asked for.
     pub name: String,

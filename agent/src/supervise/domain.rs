@@ -202,7 +202,7 @@ impl DomainTask {
         self.is_removed = false;
         self.dial(&added, &[]);
         let shards = self.node.shards(&domain);
-        if is_first || shards != self.shards || domain.limits != before.limits {
+        if is_first || shards != self.shards || domain.limits != before.limits || self.is_unprepared() {
             self.shards = shards;
             self.prepare(&domain);
             for worker in self.workers.iter_mut().filter(|worker| worker.is_current()) {
@@ -257,6 +257,9 @@ impl DomainTask {
             self.expose(self.wanted.clone(), generation);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
+            if let Some(domain) = self.domain().filter(|_| self.is_unprepared()) {
+                self.prepare(&domain);
+            }
             self.make_addresses_local().await;
             self.repeat();
         }

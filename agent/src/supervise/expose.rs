@@ -27,7 +27,7 @@ impl DomainTask {
         }
         let mut tier = self.node.state.kernel.borrow_mut();
         let Some(kernel) = tier.kernel() else { return };
-        self.socket_problems = self.sockets.open_steered(self.shards);
+        self.socket_problems = self.sockets.open_steered(self.shards, self.needs_v6());
         let (v4, v6) = self.sockets.steered();
         if let Err(error) = kernel.set_sockets(self.id, v4, v6) {
             self.socket_problems.push(format!("steering: {error}"));
@@ -36,6 +36,17 @@ impl DomainTask {
             Some(group) => kernel.watch_cgroup(self.id, group).err().map(|error| format!("guard: {error}")),
             None => Some("guard: the worker has no cgroup of version 2".into()),
         };
+    }
+
+    /// Whether a frontend is an IPv6 address.
+    fn needs_v6(&self) -> bool {
+        self.wanted.keys.iter().any(|frontend| frontend.addr.is_ipv6())
+    }
+
+    /// Whether the sockets are not those that the domain needs, or something could not be prepared.
+    pub(super) fn is_unprepared(&self) -> bool {
+        let lacks_v6 = self.node.state.kernel.borrow().is_on() && self.needs_v6() && self.sockets.steered().1.is_none();
+        lacks_v6 || !self.socket_problems.is_empty() || self.guard_problem.is_some()
     }
 
     /// Changes which addresses the guard lets the workers dial.
@@ -65,7 +76,7 @@ impl DomainTask {
             UpdateOutcome { interfaces, ..self.bind(&frontends) }
         });
         failures.extend(self.address_problems.iter().chain(&self.socket_problems).cloned());
-        self.retry(!failures.is_empty());
+        self.retry(!failures.is_empty() || self.guard_problem.is_some());
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
             // Tried again every few seconds, said once.
             for failure in failures.iter().filter(|failure| !state.kernel.failures.contains(failure)) {

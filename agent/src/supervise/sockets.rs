@@ -40,10 +40,11 @@ impl Sockets {
         Self { domain, init, open: inherited }
     }
 
-    /// Makes the sockets for `steer`: one for each shard and family, TCP. Returns what could not be opened.
-    pub(super) fn open_steered(&mut self, shards: u16) -> Vec<String> {
+    /// Makes the sockets for `steer`: one for each shard and family, TCP. IPv6 only where it `needs_v6`: a host may have none.
+    /// Returns what could not be opened.
+    pub(super) fn open_steered(&mut self, shards: u16, needs_v6: bool) -> Vec<String> {
         let mut failures = Vec::new();
-        for is_v6 in [false, true] {
+        for is_v6 in [false, true].into_iter().filter(|is_v6| !is_v6 || needs_v6) {
             let role = SocketRole::Steered { transport: Transport::Tcp, is_v6 };
             let missing: Vec<Listening> = (0..shards)
                 .map(|shard| Listening { shard, role })

@@ -12,6 +12,9 @@ use tidegate_model::{DomainId, DomainName};
 
 use crate::{admin::report::seconds, state::State};
 
+/// Answer where there is no kernel tier.
+pub const NOT_JUDGED: &str = "packets are not judged on this node (--kernel=off)";
+
 /// One sampled verdict.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -118,7 +121,7 @@ impl VerdictRow {
 pub fn summarize(state: &State) -> Result<Summary, String> {
     let counters = match state.kernel.borrow_mut().kernel() {
         Some(kernel) => kernel.counters().map_err(|error| error.to_string())?,
-        None => return Err("packets are not judged on this node (--kernel=off)".to_owned()),
+        None => return Err(NOT_JUDGED.to_owned()),
     };
     let to_row = |row: &CounterRow| {
         let (domain, object, field) = name(row.domain, row.reason, None, state);

@@ -1,0 +1,95 @@
+//! The model's walk: each reason, and the object, field and value that it names. That the loaded program says the same is
+//! a test of the level `host`.
+
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+use tidegate_kernel::Reason;
+use tidegate_model::{
+    Admission, Domain, DomainId, DomainName, FrontendKey, Model, ResourceLimits, Transport, domain::Frontends,
+};
+
+use super::{Facts, packet};
+use crate::{
+    admin::protocol::Question,
+    state::{Attach, DomainState, InterfaceState},
+};
+
+fn domain(name: &str, interface: &str, address: &str, admission: Admission) -> (DomainName, DomainState) {
+    let domain = Domain {
+        name: DomainName::new(name),
+        interfaces: vec![interface.to_owned()],
+        labels: BTreeMap::new(),
+        admission,
+        limits: ResourceLimits::default(),
+        shards: None,
+    };
+    let mut state = DomainState::new(DomainId(1), Model::new(Arc::new(domain)));
+    let addr = address.parse().unwrap();
+    state.frontends = Rc::new(Frontends {
+        keys: vec![FrontendKey { addr, port: 443, transport: Transport::Tcp }],
+        exclusive: vec![addr],
+    });
+    state.interfaces = vec![nic(interface)];
+    (DomainName::new(name), state)
+}
+
+fn nic(name: &str) -> InterfaceState {
+    InterfaceState { name: name.to_owned(), ifindex: Some(1), vlan: None, attach: Attach::Native }
+}
+
+fn walk(source: &str, destination: &str, interface: Option<&str>) -> (Reason, String) {
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let domains = [
+        domain(
+            "public",
+            "wan0",
+            "203.0.113.1",
+            Admission { deny: networks(&["192.0.2.0/24", "192.0.2.7/32"]), ..Admission::default() },
+        ),
+        domain(
+            "private",
+            "lan0",
+            "10.20.1.1",
+            Admission { allow: Some(networks(&["10.20.0.0/16"])), ..Admission::default() },
+        ),
+    ];
+    let facts: Vec<Facts<'_>> = domains.iter().map(|(name, domain)| Facts { name, domain }).collect();
+    let question = Question {
+        source: source.parse().unwrap(),
+        source_port: 40_000,
+        destination: destination.parse().unwrap(),
+        is_udp: false,
+        interface: None,
+        request: None,
+    };
+    let arrival = interface.map(nic);
+    let (steps, reason, _) = packet::walk(&facts, &question, arrival.as_ref(), true, &|_, _| None);
+    assert_eq!(reason.is_denial(), steps.iter().any(|step| step.is_denial), "{steps:?}");
+    let last = steps.iter().find(|step| step.is_denial).or(steps.last()).unwrap();
+    (reason, format!("{} {} {}", last.object, last.field, last.value))
+}
+
+#[test]
+fn names_what_decides() {
+    let public = "203.0.113.1:443";
+    assert_eq!(walk("198.51.100.1", public, None).0, Reason::Admitted);
+    assert_eq!(walk("198.51.100.1", public, Some("wan0")).0, Reason::Admitted);
+    assert_eq!(
+        walk("192.0.2.7", public, None),
+        (Reason::SourceDenied, "TrafficDomain/public spec.sources.deny 192.0.2.7/32".to_owned())
+    );
+    assert_eq!(
+        walk("192.0.2.7", public, Some("lan0")),
+        (Reason::WrongInterface, "TrafficDomain/public spec.interfaces wan0".to_owned())
+    );
+    assert_eq!(
+        walk("192.0.2.7", "203.0.113.1:80", Some("wan0")),
+        (Reason::NoFrontend, "TrafficDomain/public spec.addresses served: 443/TCP".to_owned())
+    );
+    assert_eq!(
+        walk("198.51.100.1", "10.20.1.1:443", None),
+        (Reason::SourceNotAllowed, "TrafficDomain/private spec.sources.allow 10.20.0.0/16".to_owned())
+    );
+    assert_eq!(walk("10.20.3.4", "10.20.1.1:443", None).0, Reason::Admitted);
+    assert_eq!(walk("10.20.3.4", "8.8.8.8:443", None).0, Reason::NotFrontend);
+}

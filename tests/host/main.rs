@@ -18,6 +18,8 @@ mod containment;
 #[cfg(test)]
 mod endpoints;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod interfaces;

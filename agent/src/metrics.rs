@@ -24,8 +24,14 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     ::metrics::set_global_recorder(recorder).map_err(|_| anyhow::anyhow!("a metrics recorder is installed already"))?;
-    describe_counter!("tidegate_kernel_packets_total", "Packets by verdict of the kernel tier");
-    describe_counter!("tidegate_kernel_bytes_total", "Bytes by verdict of the kernel tier");
+    describe_counter!(
+        "tidegate_kernel_packets_total",
+        "Verdicts of the kernel tier: on packets (admit), new connections and datagrams (steer), dialled addresses (guard)"
+    );
+    describe_counter!(
+        "tidegate_kernel_bytes_total",
+        "Bytes of the packets that the kernel tier has judged, by verdict"
+    );
     describe_counter!("tidegate_kernel_samples_lost_total", "Sampled verdicts that nobody saw, by cause");
     describe_gauge!("tidegate_kernel_map_entries", "Entries of a BPF map");
     describe_gauge!("tidegate_kernel_map_capacity", "Largest number of entries of a BPF map");

@@ -243,6 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn a_host_of_version_2_does_it_all_in_one_group() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids\n").unwrap();
+        fs::create_dir_all(root.path().join("tidegate/t/public")).unwrap();
+        let hierarchies = Hierarchies { v2: Some(root.path().to_owned()), cpu: None, memory: None };
+        let cgroups = Cgroups { hierarchies, folder: "tidegate/t".into() };
+        let limits = ResourceLimits { cpu_millis: Some(500), memory_bytes: None };
+        let groups = cgroups.prepare(&DomainName::new("public"), &limits);
+        assert_eq!(groups.unenforced, Vec::<String>::new());
+        assert_eq!(groups.procs, [root.path().join("tidegate/t/public/cgroup.procs")]);
+        let read = |file: &str| fs::read_to_string(root.path().join(file)).unwrap();
+        assert_eq!(read("tidegate/t/public/cpu.max"), "50000 100000");
+        assert_eq!(read("tidegate/t/public/memory.max"), "max");
+        for group in ["", "tidegate/", "tidegate/t/"] {
+            assert!(read(&format!("{group}cgroup.subtree_control")).starts_with('+'), "not enabled in {group:?}");
+        }
+    }
+
+    #[test]
     fn a_limit_that_cannot_be_enforced_is_named() {
         let root = tempfile::tempdir().unwrap();
         let mut cgroups = hybrid(root.path());

@@ -1,4 +1,4 @@
-//! The way of a packet by the model: frontend → interface → source. The order and the reasons are those of the kernel's
+//! The way of a packet by the model: address → interface → source → port. The order and the reasons are those of the kernel's
 //! `admit`; the loaded program is asked as well, so a difference shows. Pure.
 
 use std::net::IpAddr;
@@ -37,44 +37,59 @@ pub(super) fn walk(
     let destination = question.destination;
     let transport = if question.is_udp { Transport::Udp } else { Transport::Tcp };
     let key = FrontendKey { addr: destination.ip(), port: destination.port(), transport };
-    let Some(owner) = domains.iter().find(|facts| facts.domain.frontends.keys.contains(&key)) else {
-        return no_frontend(domains, &key);
-    };
-    let mut steps = vec![frontend_step(owner, &key, find_origin)];
-    let end = |steps: Vec<Step>, reason| (steps, reason, Some(owner.name.clone()));
-    if !is_kernel_on {
-        steps.push(Step::new("admission", "not judged: --kernel=off"));
-        return end(steps, Reason::Admitted);
-    }
-    let (step, is_own) = interface_step(owner, arrival);
-    steps.push(step);
-    if !is_own {
-        return end(steps, Reason::WrongInterface);
-    }
-    let (source_steps, reason) = source_steps(owner, question.source, find_origin);
-    steps.extend(source_steps);
-    end(steps, reason)
-}
-
-fn no_frontend(domains: &[Facts<'_>], key: &FrontendKey) -> (Vec<Step>, Reason, Option<DomainName>) {
-    let owner = domains.iter().find(|facts| facts.domain.frontends.exclusive.contains(&key.addr));
-    let Some(owner) = owner else {
+    let is_served = |facts: &&Facts<'_>| facts.domain.frontends.keys.contains(&key);
+    let owns_address = |facts: &&Facts<'_>| facts.domain.frontends.exclusive.contains(&key.addr);
+    let Some(owner) = domains.iter().find(owns_address).or_else(|| domains.iter().find(is_served)) else {
         let step = Step::new("frontend", format!("{key} is no frontend of any domain: the packet passes untouched"));
         return (vec![step], Reason::NotFrontend, None);
     };
-    let ports: Vec<String> = owner
-        .domain
-        .frontends
-        .keys
-        .iter()
-        .filter(|frontend| frontend.addr == key.addr)
-        .map(|frontend| format!("{}/{}", frontend.port, frontend.transport))
-        .collect();
-    let step =
-        Step::new("frontend", format!("{} belongs to domain {}, which serves other ports only", key.addr, owner.name))
-            .by(format!("TrafficDomain/{}", owner.name), "spec.addresses", format!("served: {}", ports.join(", ")))
-            .denial();
-    (vec![step], Reason::NoFrontend, Some(owner.name.clone()))
+    let is_frontend = is_served(&owner);
+    let mut steps = vec![if is_frontend {
+        frontend_step(owner, &key, find_origin)
+    } else {
+        let outcome = format!("{} belongs to domain {} alone", key.addr, owner.name);
+        Step::new("address", outcome).by(format!("TrafficDomain/{}", owner.name), "spec.addresses", "")
+    }];
+    let mut reason = Reason::Admitted;
+    if is_kernel_on {
+        reason = judge_arrival(owner, question.source, arrival, find_origin, &mut steps);
+    } else {
+        steps.push(Step::new("admission", "not judged: --kernel=off"));
+    }
+    if reason == Reason::Admitted && !is_frontend {
+        steps.push(port_step(owner, &key));
+        reason = Reason::NoFrontend;
+    }
+    if reason == Reason::Admitted && is_kernel_on {
+        steps.push(Step::new("admission", "the packet is let in"));
+    }
+    (steps, reason, Some(owner.name.clone()))
+}
+
+/// NIC and source: what every packet of a domain has to pass.
+fn judge_arrival(
+    owner: &Facts<'_>,
+    source: IpAddr,
+    arrival: Option<&InterfaceState>,
+    find_origin: FindOrigin<'_>,
+    steps: &mut Vec<Step>,
+) -> Reason {
+    let (step, is_own) = interface_step(owner, arrival);
+    steps.push(step);
+    if !is_own {
+        return Reason::WrongInterface;
+    }
+    let (more, reason) = source_steps(owner, source, find_origin);
+    steps.extend(more);
+    reason
+}
+
+fn port_step(owner: &Facts<'_>, key: &FrontendKey) -> Step {
+    let served = owner.domain.frontends.keys.iter().filter(|frontend| frontend.addr == key.addr);
+    let ports: Vec<String> = served.map(|frontend| format!("{}/{}", frontend.port, frontend.transport)).collect();
+    Step::new("frontend", format!("the domain serves other ports of {} only", key.addr))
+        .by(format!("TrafficDomain/{}", owner.name), "spec.addresses", format!("served: {}", ports.join(", ")))
+        .denial()
 }
 
 fn frontend_step(owner: &Facts<'_>, key: &FrontendKey, find_origin: FindOrigin<'_>) -> Step {
@@ -155,7 +170,6 @@ fn source_steps(owner: &Facts<'_>, source: IpAddr, find_origin: FindOrigin<'_>) 
             }
         },
     }
-    steps.push(Step::new("admission", "the packet is let in"));
     (steps, Reason::Admitted)
 }
 

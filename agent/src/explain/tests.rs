@@ -83,7 +83,7 @@ fn names_what_decides() {
         (Reason::WrongInterface, "TrafficDomain/public spec.interfaces wan0".to_owned())
     );
     assert_eq!(
-        walk("192.0.2.7", "203.0.113.1:80", Some("wan0")),
+        walk("198.51.100.1", "203.0.113.1:80", Some("wan0")),
         (Reason::NoFrontend, "TrafficDomain/public spec.addresses served: 443/TCP".to_owned())
     );
     assert_eq!(
@@ -92,4 +92,7 @@ fn names_what_decides() {
     );
     assert_eq!(walk("10.20.3.4", "10.20.1.1:443", None).0, Reason::Admitted);
     assert_eq!(walk("10.20.3.4", "8.8.8.8:443", None).0, Reason::NotFrontend);
+    // NIC and source come before the port: a scan of ports tells a denied source nothing.
+    assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("wan0")).0, Reason::SourceDenied);
+    assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("lan0")).0, Reason::WrongInterface);
 }

@@ -132,14 +132,14 @@ impl DomainTask {
         task
     }
 
-    /// Runs until the domain is removed and nothing of it is left.
-    pub(super) async fn run(mut self) {
+    /// Runs until the domain is removed and nothing of it is left; returns its name.
+    pub(super) async fn run(mut self) -> DomainName {
         loop {
             let deadline = self.next_deadline();
             tokio::select! {
                 message = self.inbox.recv() => match message {
                     Some(message) => self.take(message).await,
-                    None => return,
+                    None => return self.name,
                 },
                 (index, news) = next_news(&mut self.workers) => self.take_news(index, news).await,
                 Ok(()) = self.settled.changed() => self.repeat(),
@@ -154,7 +154,7 @@ impl DomainTask {
             }
             self.publish();
         }
-        let _ = self.node.ended.send(self.name.clone());
+        self.name
     }
 
     async fn take(&mut self, message: DomainMessage) {

@@ -1,6 +1,7 @@
 //! Supervision: one task for each domain, fed with changes of its model and news of its workers, its NICs and init.
 //!
-//! The tasks share no fate: one that waits, fails or panics leaves the others alone. An agent that starts takes over what
+//! One task that waits or fails does not hold up another. One that panics ends the agent, which costs nothing: workers serve
+//! on, and the next agent begins with a sound state. An agent that starts takes over what
 //! the last one left, and removes nothing before every domain was heard.
 
 mod delivery;
@@ -26,7 +27,10 @@ use tidegate_model::{
     Admission, Delta, Domain, DomainId, DomainName, ResourceLimits,
     control::{FromInit, ToInit},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -99,6 +103,9 @@ pub enum SuperviseError {
     /// Init is gone, and the workers with it.
     #[error("init is gone")]
     InitGone,
+    /// The task of a domain panicked.
+    #[error("the task of a domain failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
     /// Nothing could be taken over.
     #[error("cannot take over from init: {0}")]
     Handover(#[from] crate::control::ChannelError),
@@ -114,30 +121,23 @@ pub async fn run_supervision(mut setup: Setup) -> Result<(), SuperviseError> {
     for name in &handover.strays {
         init.send(ToInit::Drop { name: name.clone() }, Vec::new());
     }
-    let (ended, ended_receiver) = mpsc::unbounded_channel();
     let node = Node::new(NodeParts {
         state: setup.state,
         init,
         cgroups: setup.cgroups,
         addresses: setup.addresses,
         links: setup.links.0,
-        ended,
     });
     let supervisor = Supervisor {
         node,
         numbers: handover.numbers,
         inheritances: handover.domains,
         tasks: BTreeMap::new(),
+        running: JoinSet::new(),
         is_first: true,
         is_stopping: false,
     };
-    let channels = Channels {
-        from_init,
-        commands: setup.commands,
-        requests: setup.requests,
-        link_news: setup.links.1,
-        ended: ended_receiver,
-    };
+    let channels = Channels { from_init, commands: setup.commands, requests: setup.requests, link_news: setup.links.1 };
     supervisor.run(channels).await
 }
 
@@ -146,7 +146,6 @@ struct Channels {
     commands: mpsc::UnboundedReceiver<Command>,
     requests: mpsc::UnboundedReceiver<Request>,
     link_news: LinkNews,
-    ended: mpsc::UnboundedReceiver<DomainName>,
 }
 
 struct Supervisor {
@@ -155,6 +154,7 @@ struct Supervisor {
     /// What the last agent left for domains that have no task yet.
     inheritances: BTreeMap<DomainName, Inheritance>,
     tasks: BTreeMap<DomainName, mpsc::UnboundedSender<DomainMessage>>,
+    running: JoinSet<DomainName>,
     is_first: bool,
     is_stopping: bool,
 }
@@ -181,7 +181,7 @@ impl Supervisor {
                         self.links_changed();
                     }
                 }
-                Some(name) = channels.ended.recv() => self.ended(&name),
+                Some(ended) = self.running.join_next() => self.ended(&ended?),
                 Ok(()) = settled.changed() => self.settle().await,
             }
             if self.is_stopping && self.tasks.is_empty() {
@@ -254,7 +254,7 @@ impl Supervisor {
             let (sender, inbox) = mpsc::unbounded_channel();
             let inheritance = self.inheritances.remove(&domain.name).unwrap_or_default();
             let task = DomainTask::new(self.node.clone(), domain.clone(), id, inheritance, inbox);
-            tokio::task::spawn_local(task.run());
+            self.running.spawn_local(task.run());
             self.tasks.insert(domain.name.clone(), sender);
         }
         self.tasks.get(&domain.name)

@@ -7,7 +7,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 use tidegate_model::{Domain, DomainId, DomainName};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     cgroup::Cgroups,
@@ -34,8 +34,6 @@ pub(super) struct Node {
     pub(super) links: RefCell<Links>,
     /// Whether every domain of the start was heard, see [`Self::heard`].
     pub(super) is_settled: watch::Sender<bool>,
-    /// Takes the name of each task that has ended.
-    pub(super) ended: mpsc::UnboundedSender<DomainName>,
     unheard: RefCell<BTreeSet<DomainName>>,
     cores: Vec<u16>,
 }
@@ -50,7 +48,6 @@ pub(super) struct NodeParts {
     pub(super) cgroups: Cgroups,
     pub(super) addresses: Option<LocalAddresses>,
     pub(super) links: Links,
-    pub(super) ended: mpsc::UnboundedSender<DomainName>,
 }
 
 impl Node {
@@ -63,7 +60,6 @@ impl Node {
             addresses: Mutex::new(parts.addresses),
             links: RefCell::new(parts.links),
             is_settled: watch::Sender::new(false),
-            ended: parts.ended,
             unheard: RefCell::default(),
             cores: usable_cores(),
         })

@@ -1,12 +1,10 @@
 //! Decides whether the kernel tier is used: `--kernel` against what this host offers.
 
-use caps::Capability;
 use tidegate_kernel::{Kernel, KernelConfig, Samples, probe};
 use tracing::{error, info, warn};
 
 use crate::{
     options::{KernelOption, RunOptions},
-    privileges,
     state::TierState,
 };
 
@@ -59,12 +57,6 @@ fn off(degraded: Vec<String>) -> Opened {
 type Kit = (KernelTier, Option<Samples>, Vec<String>);
 
 fn open_kernel(options: &RunOptions) -> Result<Kit, Vec<String>> {
-    let needed = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
-    let lacking: Vec<String> =
-        needed.into_iter().filter(|one| !privileges::has(*one)).map(|one| one.to_string()).collect();
-    if !lacking.is_empty() {
-        return Err(vec![format!("no right to load BPF programs: {} missing; run as root", lacking.join(", "))]);
-    }
     let features =
         probe(&options.bpffs).map_err(|error| error.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
     let config = KernelConfig::new(&options.bpffs, &options.instance);

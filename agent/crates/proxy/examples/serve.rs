@@ -1,8 +1,9 @@
-//! Serves one plain frontend from one backend with a real worker, for measurements: `serve LISTEN BACKEND [CORE] [http2]`.
+//! Serves one plain frontend from one backend with a real worker, for measurements: `serve LISTEN BACKEND [CORE] [http2] [log]`.
 //!
 //! The listening socket and the model reach the worker over its control channel, as they do from an agent.
 
 use std::{
+    collections::BTreeMap,
     io::IoSlice,
     net::{SocketAddr, TcpListener},
     os::fd::AsRawFd,
@@ -15,13 +16,13 @@ use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, Change, Delta, DomainName, Endpoint,
     EndpointState, Endpoints, FrontendKey, Generation, Listener, ListenerKey, Match, ObjectName, PathMatch, Protocol,
     Resource, Rule, RuleKey, RuleKind, Timeouts, Transport, WeightedBackend, codec,
-    control::{Listening, SocketRole, ToWorker},
+    control::{Listening, Settings, SocketRole, ToWorker},
 };
 use tidegate_proxy::worker::{WorkerConfig, run_worker, sandbox::Sandbox};
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [listen, endpoint] = [1, 2].map(|at| args.get(at).context("usage: serve LISTEN BACKEND [CORE] [http2]"));
+    let [listen, endpoint] = [1, 2].map(|at| args.get(at).context("usage: serve LISTEN BACKEND [CORE] [http2] [log]"));
     let (listen, endpoint): (SocketAddr, SocketAddr) = (listen?.parse()?, endpoint?.parse()?);
     let cores = args.get(3).map(|core| core.parse()).transpose()?.into_iter().collect();
     let protocol = if args.iter().any(|arg| arg == "http2") { BackendProtocol::Http2 } else { BackendProtocol::Http1 };
@@ -31,9 +32,12 @@ fn main() -> anyhow::Result<()> {
     let frontend = FrontendKey { addr: listen.ip(), port: listen.port(), transport: Transport::Tcp };
     let role = Listening { shard: 0, role: SocketRole::Bound(frontend) };
     let delta = Delta { generation: Generation(1), is_full: true, changes: changes(frontend, endpoint, protocol) };
-    for (message, descriptors) in
-        [(ToWorker::Apply(delta), vec![]), (ToWorker::Listen { sockets: vec![role] }, vec![socket.as_raw_fd()])]
-    {
+    let settings = Settings { labels: BTreeMap::new(), access_log: args.iter().any(|arg| arg == "log") };
+    for (message, descriptors) in [
+        (ToWorker::Configure(settings), vec![]),
+        (ToWorker::Apply(delta), vec![]),
+        (ToWorker::Listen { sockets: vec![role] }, vec![socket.as_raw_fd()]),
+    ] {
         for packet in codec::encode(&message)? {
             let rights = [ControlMessage::ScmRights(&descriptors)];
             let control = if descriptors.is_empty() { &[] } else { &rights[..] };

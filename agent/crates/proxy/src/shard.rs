@@ -73,6 +73,8 @@ impl Shard {
         let mut scratch = self.scratch.borrow_mut().pop().unwrap_or_default();
         scratch.request.clear();
         scratch.response.clear();
+        // What a broken connection has left unsent is its client's alone.
+        scratch.writer.discard();
         scratch
     }
 

@@ -29,6 +29,10 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// TCP connection to an endpoint: a cluster network answers in milliseconds, one lost SYN costs one second.
 pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
 
+/// A client's idle connection to a worker that drains: long enough for the next request of a busy client, which is served
+/// and told that the connection ends; closing at once would lose requests that are on their way.
+pub const DRAIN_IDLE: Duration = Duration::from_secs(5);
+
 /// TLS and HTTP/2 handshakes with an endpoint.
 pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(5);
 

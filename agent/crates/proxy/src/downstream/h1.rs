@@ -95,11 +95,13 @@ impl Http1 {
         }
     }
 
-    /// Waits for a head. An idle connection ends with the client, the limit or a drain.
+    /// Waits for a head. An idle connection ends with the client or at the limit, which a drain shortens: a request may be
+    /// on its way already, and is still served, with `Connection: close`.
     async fn wait_for_head(&mut self) -> Result<Incoming, Error> {
         let Self { shard, receiver, timer, .. } = self;
         let receiver = receiver.as_mut().expect("returned after each request");
         let mut has_begun = !receiver.buffer.is_empty();
+        let mut is_leaving = false;
         let limit = if has_begun { timeouts::REQUEST_HEAD } else { timeouts::CLIENT_IDLE };
         timer.set(Some(Instant::now() + limit));
         poll_fn(|cx| {
@@ -107,8 +109,9 @@ impl Http1 {
                 return Poll::Ready(result);
             }
             if receiver.buffer.is_empty() {
-                if shard.connections.is_draining() {
-                    return Poll::Ready(Ok(Incoming::Closed));
+                if shard.connections.is_draining() && !is_leaving {
+                    is_leaving = true;
+                    timer.set(Some(Instant::now() + timeouts::DRAIN_IDLE));
                 }
             } else if !has_begun {
                 has_begun = true;

@@ -180,6 +180,33 @@ fn a_client_that_goes_away_ends_its_request_upstream() {
 }
 
 #[test]
+fn nothing_of_a_broken_off_response_reaches_another_client() {
+    let (sender, is_stuck) = std::sync::mpsc::channel();
+    let addr = backend::scripted(move |_, mut stream| {
+        let (head, _) = read_head(&mut stream);
+        if !head.starts_with("GET /flood") {
+            return respond(&mut stream, "clean");
+        }
+        stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        while stream.write_all(format!("1000\r\n{}\r\n", "s".repeat(4096)).as_bytes()).is_ok() {}
+        sender.send(()).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let (mut worker, front) = serve(&[addr]);
+    let mut flooded = Client::connect(front);
+    flooded.send("GET /flood HTTP/1.1\r\nHost: a\r\n\r\n");
+    // Every buffer on the way is full: the worker holds a part of a response that its client has not taken.
+    is_stuck.recv_timeout(crate::support::PATIENCE).unwrap();
+    drop(flooded);
+    worker.wait_for_metric("tidegate_protocol_errors_total", &["client_closed"], 1.0);
+    for _ in 0..3 {
+        let response = fetch(front, "/small");
+        assert_eq!((response.status, response.text().as_str()), (200, "clean"));
+    }
+}
+
+#[test]
 fn mirrors_get_a_copy_and_never_delay_the_request() {
     let echo = Echo::start();
     let (sender, copies) = std::sync::mpsc::channel();

@@ -179,6 +179,13 @@ impl Writer {
         &mut self.out
     }
 
+    /// Forgets what has not been sent: the stream it was for is gone.
+    pub fn discard(&mut self) {
+        self.shrink();
+        self.promised = 0;
+        self.failure = None;
+    }
+
     /// Bytes of this message that the stream has taken.
     pub fn written(&self) -> u64 {
         self.written

@@ -70,6 +70,7 @@ impl Client {
             assert!(self.fill() > 0, "closed before a head: {:?}", String::from_utf8_lossy(&self.buffer));
         };
         let head = String::from_utf8(self.buffer.drain(..head_len).collect()).unwrap();
+        assert!(head.starts_with("HTTP/1.1 "), "what comes before a status line is somebody else's: {head:?}");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let mut response = Response { status, head, body: Vec::new() };
         if method == "HEAD" || status < 200 || status == 204 || status == 304 {

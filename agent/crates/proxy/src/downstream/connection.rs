@@ -72,7 +72,7 @@ async fn sniff(shard: &Shard, mut tcp: TcpStream, guard: &ConnectionGuard) -> Op
     let mut timer = Timer::default();
     timer.set(Some(Instant::now() + timeouts::CLIENT_IDLE));
     let mut buffer = Buffer::default();
-    let mut is_registered = false;
+    let (mut is_registered, mut is_leaving) = (false, false);
     let is_open = poll_fn(|cx| {
         if !is_registered {
             guard.set_waker(cx.waker());
@@ -86,7 +86,10 @@ async fn sniff(shard: &Shard, mut tcp: TcpStream, guard: &ConnectionGuard) -> Op
             match buffer.poll_fill(&mut tcp, BUFFER, cx) {
                 Poll::Ready(Ok(count)) if count > 0 => {}
                 Poll::Ready(_) => return Poll::Ready(false),
-                Poll::Pending if shard.connections.is_draining() => return Poll::Ready(false),
+                Poll::Pending if shard.connections.is_draining() && !is_leaving => {
+                    is_leaving = true;
+                    timer.set(Some(Instant::now() + timeouts::DRAIN_IDLE));
+                }
                 Poll::Pending => return timer.poll_expired(cx).map(|()| false),
             }
         }

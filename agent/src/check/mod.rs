@@ -166,7 +166,9 @@ fn print_judgement(judgement: &Judgement) {
             format!("{}{place}", row.condition.message),
         ]);
     }
-    print!("{table}");
+    if !table.is_empty() {
+        print!("{table}");
+    }
     for problem in &judgement.problems {
         println!("{problem}");
     }

@@ -169,13 +169,19 @@ impl Reader<'_> {
                 }
             }
             Err(error) => {
-                let (severity, field) = match &error {
-                    ParseError::UnknownKind { .. } => (Severity::Warning, "kind"),
-                    ParseError::Missing(field) => (Severity::Error, *field),
-                    ParseError::Invalid { .. } => (Severity::Error, ""),
+                let (severity, field, message) = match &error {
+                    ParseError::UnknownKind { .. } => (Severity::Warning, "kind", error.to_string()),
+                    ParseError::Missing(field) => (Severity::Error, *field, error.to_string()),
+                    // The reason may quote the value, which must not reach a log or a screen.
+                    ParseError::Invalid { kind: Kind::Secret, path, .. } => {
+                        (Severity::Error, path.as_str(), format!("{path} is not what a Secret has there (not shown)"))
+                    }
+                    ParseError::Invalid { path, message, .. } => {
+                        (Severity::Error, path.as_str(), format!("{path}: {message}"))
+                    }
                 };
-                let position = self.find(path, field);
-                self.push_finding(position, severity, Some(identity), error.to_string());
+                let position = self.find(path, field.trim_start_matches('.'));
+                self.push_finding(position, severity, Some(identity), message);
             }
         }
         self.contents.items.push(item);

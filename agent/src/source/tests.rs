@@ -327,3 +327,19 @@ fn lists_unknown_kinds_and_unknown_fields_are_told_apart() {
     assert!(problems[1].starts_with("a.yaml:9:3: warning: Deployment/d: "), "{problems:?}");
     assert!(problems[2].starts_with("a.yaml:11:") && problems[2].contains("apiVersion is missing"), "{problems:?}");
 }
+
+#[test]
+fn errors_are_told_at_the_line_of_the_field_and_never_quote_a_secret() {
+    let path: Arc<Path> = Arc::from(Path::new("a.yaml"));
+    let mut store = Store::default();
+    let mut events = Vec::new();
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec:\n  gatewayClassName: c\n  \
+                listeners:\n  - name: http\n    protocol: HTTP\n    port: eighty\n---\napiVersion: v1\nkind: Secret\n\
+                metadata: {name: s}\ndata:\n  tls.key: \"-- hidden --\"\n";
+    store.put_text(&path, text, &mut events);
+    assert!(events.is_empty());
+    let problems: Vec<String> = store.status().problems.iter().map(ToString::to_string).collect();
+    assert!(problems[0].starts_with("a.yaml:9:5: error: Gateway/default/g: spec.listeners[0].port: "), "{problems:?}");
+    assert!(problems[1].starts_with("a.yaml:15:3: error: Secret/default/s: data.tls.key is not"), "{problems:?}");
+    assert!(!problems.concat().contains("hidden"), "{problems:?}");
+}

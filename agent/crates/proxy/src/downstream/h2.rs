@@ -129,13 +129,21 @@ pub async fn run(shard: Rc<Shard>, client: Client, stream: Stream, prefix: Bytes
 async fn serve(open: OpenStream, request: http::Request<Incoming>) -> Response<ResponseBody> {
     let shared = open.0.clone();
     let shard = &shared.shard;
-    let mut scratch = shard.take_scratch();
-    let mut record = Record::new(shard);
+    let received = Rc::new(Cell::new(0));
+    // Made first: a client that resets the stream meanwhile drops this future, and the request is counted all the same.
+    let mut ending = Ending {
+        scratch: Some(shard.take_scratch()),
+        record: Record::new(shard),
+        open,
+        received: received.clone(),
+        sent: 0,
+    };
     let mut timer = Timer::default();
-    let Scratch { request: head, response, .. } = &mut *scratch;
+    let record = &mut ending.record;
+    let scratch = ending.scratch.as_mut().expect("taken only when dropped");
+    let Scratch { request: head, response, .. } = &mut **scratch;
     let filled = head::fill_request(&request, head);
     let body = IncomingBody::new(request.into_body(), Side::Downstream).into_body();
-    let received = Rc::new(Cell::new(0));
     let body = count_bytes(body, &received);
     let (outcome, deadline) = match filled {
         Ok(()) => {
@@ -144,7 +152,7 @@ async fn serve(open: OpenStream, request: http::Request<Incoming>) -> Response<R
                 client: &shared.client,
                 head,
                 response,
-                record: &mut record,
+                record,
                 timer: &mut timer,
                 may_upgrade: false,
             };
@@ -152,7 +160,7 @@ async fn serve(open: OpenStream, request: http::Request<Incoming>) -> Response<R
         }
         Err(refusal) => {
             let error = Error::downstream(ErrorKind::Refused(refusal));
-            (request::fail(shard, &mut record, response, &error), None)
+            (request::fail(shard, record, response, &error), None)
         }
     };
     let mut body = match outcome {
@@ -171,7 +179,6 @@ async fn serve(open: OpenStream, request: http::Request<Incoming>) -> Response<R
     }
     let made = head::make_response(&scratch.response, ());
     let has_ended = body.is_empty();
-    let ending = Ending { open, scratch: Some(scratch), record, received, sent: 0 };
     made.map(|()| ResponseBody { body, ending, timer, deadline, is_waiting: false, has_ended })
 }
 
@@ -188,6 +195,10 @@ impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(scratch) = self.scratch.take() {
             let shared = &self.open.0;
+            if self.record.status == 0 {
+                self.record.fail(&shared.shard, &Error::downstream(ErrorKind::Closed));
+                self.record.status = 499;
+            }
             self.record.finish(&shared.shard, &shared.client, &scratch.request, self.received.get(), self.sent);
             shared.shard.put_scratch(scratch);
         }

@@ -21,7 +21,7 @@ use tidegate_model::BackendProtocol;
 
 use crate::support::{
     Worker,
-    backend::Echo,
+    backend::{Echo, read_head, respond, scripted},
     client::Client,
     model::{self, RuleSpec},
 };
@@ -177,6 +177,41 @@ impl Duplex {
         });
         addr
     }
+}
+
+#[test]
+fn a_stream_that_its_client_resets_ends_upstream_and_is_counted() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let addr = scripted(move |_, mut stream| {
+        let (head, _) = read_head(&mut stream);
+        if head.starts_with("GET /quick") {
+            return respond(&mut stream, "quick");
+        }
+        tell.send("asked").unwrap();
+        assert!(read_head(&mut stream).0.is_empty());
+        tell.send("closed").unwrap();
+    });
+    let (mut worker, front) = serve(BackendProtocol::Http1, &[addr]);
+    block_on(async {
+        let mut sender = connect(front).await;
+        let mut waiting = Box::pin(sender.send_request(request("GET", "http://a.example/slow", full(""))));
+        // Polls until the endpoint has the request.
+        std::future::poll_fn(|cx| {
+            assert!(waiting.as_mut().poll(cx).is_pending());
+            if told.try_recv().is_ok() {
+                return std::task::Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        drop(waiting);
+        let quick = request("GET", "http://a.example/quick", full(""));
+        let (status, text, _) = read(sender.send_request(quick).await.unwrap()).await;
+        assert_eq!((status, text.as_str()), (200, "quick"));
+        assert_eq!(told.recv_timeout(crate::support::PATIENCE), Ok("closed"));
+    });
+    worker.wait_for_metric("tidegate_requests_total", &["status=\"4xx\""], 1.0);
 }
 
 #[test]

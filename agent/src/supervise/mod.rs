@@ -31,7 +31,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, error_span, info, warn};
 
 use crate::{
     cgroup::Cgroups,
@@ -254,7 +254,10 @@ impl Supervisor {
             let (sender, inbox) = mpsc::unbounded_channel();
             let inheritance = self.inheritances.remove(&domain.name).unwrap_or_default();
             let task = DomainTask::new(self.node.clone(), domain.clone(), id, inheritance, inbox);
-            self.running.spawn_local(task.run());
+            // Every line that the task logs carries the labels that the domain had when it began.
+            let labels: Vec<String> = domain.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let span = error_span!("task", domain = %domain.name, labels = labels.join(","));
+            self.running.spawn_local(task.run().instrument(span));
             self.tasks.insert(domain.name.clone(), sender);
         }
         self.tasks.get(&domain.name)

@@ -5,8 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
 use anyhow::{Result, bail};
 
 use crate::{
-    build::{self, Profile},
-    place, run,
+    ebpf, place, run,
     setup::{self, Need},
 };
 
@@ -37,10 +36,13 @@ pub(crate) fn prepare(package: &str, title: &str, needs: &[Need]) -> Result<Path
     if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("{title} loads BPF programs and makes network namespaces: run it as root");
     }
-    setup::ensure(needs)?;
-    build::agent(Profile::Release)?;
+    setup::ensure(&[&[Need::Build], needs].concat())?;
+    ebpf::build(false)?;
+    // Always the same packages in one go: features are unified over them, and another choice would compile most of the
+    // dependencies again.
     let mut command = Command::new("cargo");
-    command.args(["build", "--locked", "--release", "--package", package]).current_dir(place::root());
-    run::step(&format!("build {title}"), &mut command)?;
+    command.args(["build", "--locked", "--release"]).current_dir(place::root());
+    command.args(["tidegate", "tidegate-lab", "tidegate-bench"].iter().flat_map(|package| ["--package", package]));
+    run::step(&format!("build the agent and {title} (release)"), &mut command)?;
     Ok(place::target().join("release").join(package))
 }

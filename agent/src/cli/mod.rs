@@ -29,7 +29,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 as asked; 1 failed; 2 wrong usage; 3 the answer is no (status: not ready; explain: refused); \
-                          4 kernel and model disagree (explain).";
+                          4 kernel and model disagree (explain); 78 cannot start as configured (run).";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -21,6 +21,7 @@ use tidegate_model::{
 use tidegate_proxy::worker::{WorkerConfig, run_worker, sandbox::Sandbox};
 
 fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args: Vec<String> = std::env::args().collect();
     let [listen, endpoint] = [1, 2].map(|at| args.get(at).context("usage: serve LISTEN BACKEND [CORE] [http2] [log]"));
     let (listen, endpoint): (SocketAddr, SocketAddr) = (listen?.parse()?, endpoint?.parse()?);

@@ -6,7 +6,10 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[allow(dead_code, reason = "the fuzz target takes one file of the agent's package, not the package with its kernel object")]
+#[allow(
+    dead_code,
+    reason = "the fuzz target takes one file of the agent's package, not the package with its kernel object"
+)]
 #[path = "../../../agent/src/source/yaml.rs"]
 mod yaml;
 
@@ -17,7 +20,8 @@ fuzz_target!(|input: &[u8]| {
         assert!(text.contains(document.text) && document.line <= lines);
         match yaml::parse(document.text) {
             Ok(value) => {
-                let place = yaml::locate(document.text, "spec.rules.0.matches[0].path").expect("what is parsed has a place");
+                let place =
+                    yaml::locate(document.text, "spec.rules.0.matches[0].path").expect("what is parsed has a place");
                 assert!(document.line + place.line - 1 <= lines, "line {} of {lines}", place.line);
                 let _ = tidegate_gateway_api::parse(value);
             }

@@ -6,16 +6,15 @@ mod fuzz;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 use crate::{
-    build::{self, Profile},
-    place, run,
+    ebpf, place, run,
     setup::{self, Need},
 };
 
@@ -75,9 +74,8 @@ impl Tally {
     }
 }
 
-/// Packages whose tests need root: the lab, which makes network namespaces, and what runs in it.
-const LAB: &str = "tidegate-lab";
-const TESTS: &str = "tidegate-tests";
+/// Test targets that need root, each with the level that runs it: the lab itself comes before what stands on it.
+const MACHINE_TARGETS: [(Level, &str); 3] = [(Level::Packets, "packets"), (Level::Host, "lab"), (Level::Host, "host")];
 /// Workspace whose library half is pure and tested on the host.
 const PROGRAMS: &str = "ebpf/programs";
 
@@ -92,8 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let begun = Instant::now();
         let outcome = match level {
             Level::Unit => unit(args),
-            Level::Packets => packets(args),
-            Level::Host => host(args),
+            Level::Packets => machine(level, &[Need::Network], args),
+            Level::Host => machine(level, &[Need::Network, Need::Peers], args),
             Level::Fuzz => fuzz::run(args.only.as_deref(), args.fuzz_seconds),
         };
         rows.push((level, outcome, begun.elapsed()));
@@ -107,42 +105,64 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn unit(args: &Args) -> Result<Tally> {
     setup::ensure(&[Need::Build])?;
-    crate::ebpf::build(false)?;
-    let mut command = Command::new("cargo");
-    command.args(["test", "--locked", "--workspace", "--no-fail-fast", "--exclude", TESTS, "--exclude", LAB]);
-    let mut tally = cargo_test("test: unit", command.current_dir(place::root()), args)?;
+    ebpf::build(false)?;
+    let mut command = workspace("test");
+    command.args(["--no-fail-fast", "--lib", "--bins"]);
+    for target in test_targets()?.iter().filter(|target| !MACHINE_TARGETS.iter().any(|(_, name)| name == target)) {
+        command.args(["--test", target]);
+    }
+    let mut tally = cargo_test("test: unit", &mut command, args)?;
+    tally.add(cargo_test("test: unit, examples in docs", workspace("test").args(["--no-fail-fast", "--doc"]), args)?);
     let mut command = Command::new("cargo");
     command.args(["test", "--locked", "--lib"]).env("CARGO_TARGET_DIR", place::target_of(PROGRAMS));
-    tally.add(cargo_test("test: unit, BPF programs", command.current_dir(place::root().join(PROGRAMS)), args)?);
-    Ok(tally)
-}
-
-fn packets(args: &Args) -> Result<Tally> {
-    let agent = prepare_machine("packets", &[Need::Network])?;
-    machine("test: packets", &["--package", TESTS, "--test", "packets"], &agent, args)
-}
-
-fn host(args: &Args) -> Result<Tally> {
-    let agent = prepare_machine("host", &[Need::Network, Need::Peers])?;
-    // What the host tests stand on comes first.
-    let mut tally = machine("test: host, the lab itself", &["--package", LAB], &agent, args)?;
-    tally.add(machine("test: host", &["--package", TESTS, "--test", "host"], &agent, args)?);
-    Ok(tally)
-}
-
-/// What the levels that need root need; returns the agent's binary.
-fn prepare_machine(level: &str, needs: &[Need]) -> Result<PathBuf> {
-    if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
-        bail!("the level {level} loads BPF programs and makes network namespaces: run it as root");
+    tally.add(cargo_test("test: unit, BPF programs", command.current_dir(place::workspace(PROGRAMS)), args)?);
+    if tally.passed == 0 && args.only.is_none() {
+        bail!("no test ran");
     }
-    setup::ensure(needs)?;
-    build::agent(Profile::Dev)
+    Ok(tally)
 }
 
-fn machine(title: &str, what: &[&str], agent: &Path, args: &Args) -> Result<Tally> {
+/// A level that loads BPF programs and makes network namespaces.
+fn machine(level: Level, needs: &[Need], args: &Args) -> Result<Tally> {
+    if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!("it loads BPF programs and makes network namespaces: run it as root");
+    }
+    setup::ensure(&[&[Need::Build], needs].concat())?;
+    ebpf::build(false)?;
+    let targets = || MACHINE_TARGETS.iter().filter(|(of, _)| *of == level).map(|(_, target)| *target);
+    let mut build = workspace("build");
+    build.args(["--bins"]).args(targets().flat_map(|target| ["--test", target]));
+    run::step(&format!("build the agent and the tests: {}", level.name()), &mut build)?;
+    let agent = place::target().join("debug/tidegate");
+    let mut tally = Tally::default();
+    for target in targets() {
+        let mut command = workspace("test");
+        command.args(["--no-fail-fast", "--test", target]).env("TIDEGATE_BIN", &agent);
+        tally.add(cargo_test(&format!("test: {}, target {target}", level.name()), &mut command, args)?);
+    }
+    if tally.passed == 0 && args.only.is_none() {
+        bail!("no test ran");
+    }
+    Ok(tally)
+}
+
+/// Cargo for all crates at once, whatever is wanted of them: with any other choice of crates their dependencies get other
+/// features and are compiled again.
+fn workspace(verb: &str) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["test", "--locked", "--no-fail-fast"]).args(what).env("TIDEGATE_BIN", agent);
-    cargo_test(title, command.current_dir(place::root()), args)
+    command.args([verb, "--locked", "--workspace"]).current_dir(place::root());
+    command
+}
+
+/// Names of the workspace's integration tests.
+fn test_targets() -> Result<Vec<String>> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--format-version=1", "--no-deps"]).current_dir(place::root());
+    let metadata: Value = serde_json::from_str(&run::read(&mut command)?)?;
+    let packages = metadata["packages"].as_array().into_iter().flatten();
+    let targets = packages.flat_map(|package| package["targets"].as_array().into_iter().flatten());
+    let tests = targets.filter(|target| target["kind"][0] == "test");
+    Ok(tests.filter_map(|target| Some(target["name"].as_str()?.to_owned())).collect())
 }
 
 fn cargo_test(title: &str, command: &mut Command, args: &Args) -> Result<Tally> {
@@ -150,21 +170,21 @@ fn cargo_test(title: &str, command: &mut Command, args: &Args) -> Result<Tally> 
         command.args(["--", only]);
     }
     let attempt = run::attempt(title, command)?;
-    let mut tally = tally(&attempt.log)?;
+    let log = fs::read_to_string(&attempt.log)?;
+    let mut tally = tally(&log);
     if let Some(failure) = attempt.failure {
-        eprintln!("\n{failure}\n");
+        let names: Vec<_> = log.lines().filter(|line| line.starts_with("test ") && line.ends_with("FAILED")).collect();
+        eprintln!("\n{failure}\n{}\n", names.join("\n"));
         // A crate that does not compile, or a test that took the whole process with it, has no line of its own.
         tally.failed = tally.failed.max(1);
-    } else if tally.passed == 0 && args.only.is_none() {
-        bail!("{title} ran no test (see {})", attempt.log.display());
     }
     Ok(tally)
 }
 
 /// Adds up libtest's "test result:" lines.
-fn tally(log: &Path) -> Result<Tally> {
+fn tally(log: &str) -> Tally {
     let mut tally = Tally::default();
-    for line in fs::read_to_string(log)?.lines().filter_map(|line| line.strip_prefix("test result:")) {
+    for line in log.lines().filter_map(|line| line.strip_prefix("test result:")) {
         let words: Vec<_> = line.split([' ', ';']).filter(|word| !word.is_empty()).collect();
         for pair in words.windows(2) {
             let count = || pair[0].parse::<usize>().unwrap_or(0);
@@ -176,7 +196,7 @@ fn tally(log: &Path) -> Result<Tally> {
             }
         }
     }
-    Ok(tally)
+    tally
 }
 
 /// Prints a row for each level; says whether all are good.

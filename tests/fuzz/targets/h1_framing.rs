@@ -4,25 +4,21 @@
 #![no_main]
 
 /// The proxy's module tree, as far as its files without I/O need it.
-#[allow(dead_code, reason = "the fuzz target takes some files of the proxy, not the package with its TLS and its runtime")]
+#[allow(
+    dead_code,
+    reason = "the fuzz target takes some files of the proxy, not the package with its TLS and its runtime"
+)]
+#[path = "../../../agent/crates/proxy/src/http"]
 mod http {
-    #[path = "../../../../agent/crates/proxy/src/http/head.rs"]
     pub mod head;
-    #[path = "../../../../agent/crates/proxy/src/http/known.rs"]
     pub mod known;
 
     pub mod h1 {
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/chunked.rs"]
         pub mod chunked;
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/decoder.rs"]
         pub mod decoder;
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/framing.rs"]
         pub mod framing;
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/parse.rs"]
         pub mod parse;
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/refusal.rs"]
         pub mod refusal;
-        #[path = "../../../../../agent/crates/proxy/src/http/h1/target.rs"]
         pub mod target;
     }
 }

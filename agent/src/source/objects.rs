@@ -201,7 +201,7 @@ impl Reader<'_> {
     fn start(&self) -> Position {
         let is_content =
             |row: &&str| !row.trim_start_matches("---").trim().is_empty() && !row.trim_start().starts_with('#');
-        let before = self.text.lines().take_while(|row| !is_content(row)).count();
+        let before = yaml::rows(self.text).take_while(|row| !is_content(row)).count();
         Position { line: before as u64 + 1, column: 1 }
     }
 

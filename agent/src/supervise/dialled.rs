@@ -9,9 +9,9 @@ use std::{
 
 use tidegate_model::{BackendKey, Change, Delta, Key, Model, Resource};
 
-/// How long an address stays allowed after the worker has dropped it: connects under way must not fail (a worker's
-/// default limit for a connect is 5 s).
-const GRACE: Duration = Duration::from_secs(10);
+/// How long an address stays allowed after the worker has dropped it. The guard judges a connect when it begins, so this
+/// covers requests that had chosen the address and begin to connect a little later; connects under way are not touched.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a delta changes.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub(crate) use tools::{cargo_deny, kopium};
 /// What `setup` takes from the command line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also install the peers that the host tests and the benchmark compare with (nginx, wrk, h2load).
+    /// Also install what the benchmark uses (nginx, wrk, h2load, bpftool, strace).
     #[arg(long)]
     peers: bool,
 }
@@ -33,7 +33,7 @@ pub(crate) enum Need {
     Download,
     /// Compile libFuzzer.
     Fuzz,
-    /// Run the programs that tests and the benchmark use as peers.
+    /// Run the programs that the benchmark measures with and compares to.
     Peers,
 }
 

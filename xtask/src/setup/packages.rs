@@ -57,6 +57,8 @@ pub(super) fn of_needs(needs: &[Need]) -> Vec<Package> {
         (Need::Download, "curl", "curl"),
         (Need::Download, "unzip", "unzip"),
         (Need::Fuzz, "g++", "c++"),
+        (Need::Peers, "bpftool", "bpftool"),
+        (Need::Peers, "strace", "strace"),
         (Need::Peers, "nginx", "nginx"),
         (Need::Peers, "wrk", "wrk"),
         (Need::Peers, "nghttp2-client", "h2load"),

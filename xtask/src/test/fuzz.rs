@@ -20,13 +20,12 @@ const FOLDER: &str = "tests/fuzz";
 pub(super) const SECONDS: u32 = 20;
 
 /// Coverage for libFuzzer: edges as 8-bit counters, their places, and operands of comparisons.
-const FLAGS: [&str; 8] = [
+const FLAGS: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "-Ccodegen-units=1",
     "--cfg=fuzzing",
     "--check-cfg=cfg(fuzzing)",
 ];

@@ -90,8 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let begun = Instant::now();
         let outcome = match level {
             Level::Unit => unit(args),
-            Level::Packets => machine(level, &[Need::Network], args),
-            Level::Host => machine(level, &[Need::Network, Need::Peers], args),
+            Level::Packets | Level::Host => machine(level, args),
             Level::Fuzz => fuzz::run(args.only.as_deref(), args.fuzz_seconds),
         };
         rows.push((level, outcome, begun.elapsed()));
@@ -123,11 +122,11 @@ fn unit(args: &Args) -> Result<Tally> {
 }
 
 /// A level that loads BPF programs and makes network namespaces.
-fn machine(level: Level, needs: &[Need], args: &Args) -> Result<Tally> {
+fn machine(level: Level, args: &Args) -> Result<Tally> {
     if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("it loads BPF programs and makes network namespaces: run it as root");
     }
-    setup::ensure(&[&[Need::Build], needs].concat())?;
+    setup::ensure(&[Need::Build, Need::Network])?;
     ebpf::build(false)?;
     let targets = || MACHINE_TARGETS.iter().filter(|(of, _)| *of == level).map(|(_, target)| *target);
     let mut build = workspace("build");

@@ -2,7 +2,7 @@
 //!
 //! Every node gives a Gateway the same address without asking another: the search starts at a place that is a hash of
 //! the Gateway's name and goes on to the first address that is free. An address once given is kept while the Gateway
-//! wants it. No other part decides who has which address.
+//! wants any; one that it asked for by value goes when it no longer asks, or a restart would change it. No other part decides who has which address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +21,8 @@ pub(crate) struct Pool {
     prefixes: Vec<IpNet>,
     holders: BTreeMap<IpAddr, BTreeSet<ObjectName>>,
     held: BTreeMap<ObjectName, Vec<IpAddr>>,
+    /// Gateways that have their addresses because they asked for them by value.
+    asked: BTreeSet<ObjectName>,
 }
 
 impl Pool {
@@ -38,6 +40,11 @@ impl Pool {
 
     /// Gives a Gateway exactly these addresses, which others may have as well.
     pub(crate) fn hold(&mut self, gateway: &ObjectName, addresses: &[IpAddr]) {
+        self.give(gateway, addresses);
+        self.asked.insert(gateway.clone());
+    }
+
+    fn give(&mut self, gateway: &ObjectName, addresses: &[IpAddr]) {
         self.release(gateway);
         for address in addresses {
             self.holders.entry(*address).or_default().insert(gateway.clone());
@@ -48,6 +55,9 @@ impl Pool {
     /// Gives a Gateway an address of each family that the pool has, keeping the ones it has. `None`: no family has an
     /// address left. `wants` tells which families are asked for.
     pub(crate) fn allocate(&mut self, gateway: &ObjectName, wants: Families) -> Option<Vec<IpAddr>> {
+        if self.asked.contains(gateway) {
+            self.release(gateway);
+        }
         let earlier = self.held.get(gateway).cloned().unwrap_or_default();
         let mut addresses = Vec::new();
         for is_v6 in [false, true] {
@@ -64,12 +74,13 @@ impl Pool {
             self.release(gateway);
             return None;
         }
-        self.hold(gateway, &addresses);
+        self.give(gateway, &addresses);
         Some(addresses)
     }
 
     /// Takes a Gateway's addresses back.
     pub(crate) fn release(&mut self, gateway: &ObjectName) {
+        self.asked.remove(gateway);
         for address in self.held.remove(gateway).unwrap_or_default() {
             if let Some(holders) = self.holders.get_mut(&address) {
                 holders.remove(gateway);
@@ -185,6 +196,15 @@ mod tests {
         assert!(addresses[0].is_ipv4() && addresses[1].is_ipv6());
         assert_eq!(first.allocate(&gateway(1), BOTH).unwrap(), addresses);
         assert_eq!(second.allocate(&gateway(1), BOTH).unwrap(), addresses);
+    }
+
+    #[test]
+    fn an_address_asked_for_by_value_is_not_kept_when_it_is_no_longer_asked_for() {
+        let mut pool = pool(&["10.0.0.0/16"]);
+        let own = pool.clone().allocate(&gateway(1), BOTH).unwrap();
+        pool.hold(&gateway(1), &["10.0.77.7".parse().unwrap()]);
+        assert_eq!(pool.allocate(&gateway(1), BOTH).unwrap(), own);
+        assert!(!pool.holders.contains_key(&"10.0.77.7".parse::<IpAddr>().unwrap()));
     }
 
     #[test]

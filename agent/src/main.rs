@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Init starts its children by descriptor, whose number the kernel would show as their name.
+    let _ = nix::sys::prctl::set_name(c"tidegate");
     match tidegate::cli::run_command_line() {
         Ok(code) => code,
         Err(error) => {

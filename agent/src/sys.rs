@@ -10,7 +10,6 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
-    path::Path,
     process::Command,
 };
 
@@ -85,9 +84,9 @@ pub fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// A child process of init, before it runs.
-pub struct Child<'a> {
-    /// Program file.
-    pub program: &'a Path,
+pub struct Child {
+    /// Program file, opened (`O_PATH` is enough).
+    pub program: File,
     /// Name in `ps`, then the arguments.
     pub arguments: Vec<OsString>,
     /// Becomes [`CONTROL_FD`].
@@ -107,8 +106,9 @@ pub struct Child<'a> {
 ///
 /// # Errors
 /// When a step between fork and exec fails.
-pub fn spawn(child: Child<'_>) -> io::Result<u32> {
-    let mut command = Command::new(child.program);
+pub fn spawn(child: Child) -> io::Result<u32> {
+    // Resolved in the child, after it has changed its user: a process may always follow its own descriptors.
+    let mut command = Command::new(format!("/proc/self/fd/{}", child.program.as_raw_fd()));
     let mut arguments = child.arguments.into_iter();
     if let Some(name) = arguments.next() {
         command.arg0(name);

@@ -1,6 +1,11 @@
 //! Starting where something is missing: a clear refusal, or service without what is missing.
 
-use std::{process::Command, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    process::Command,
+    time::Duration,
+};
 
 use tidegate_lab::{Agent, AgentOptions, Backend, Lab, Target, agent::tidegate, objects, process};
 
@@ -13,10 +18,13 @@ const NOBODY: &str = "65534";
 fn require_refuses_without_rights_and_says_what_is_missing() {
     let lab = Lab::create().unwrap();
     let _world = World::build(&lab);
+    // Where this user can run it: the folder of the build may be root's alone.
+    let program = std::env::temp_dir().join(&lab.name);
+    fs::copy(process::program("tidegate").unwrap(), &program).unwrap();
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"])
-        .arg(process::program("tidegate").unwrap())
+        .arg(&program)
         .args(["run", "--kernel", "require", "--instance", &lab.name, "--admin", "127.0.0.1:0"])
         .arg("--source")
         .arg(format!("directory={}", lab.config().display()))
@@ -25,9 +33,23 @@ fn require_refuses_without_rights_and_says_what_is_missing() {
         .arg("--bpffs")
         .arg(lab.folder().join("bpf"));
     let output = lab.gateway.call(|| command.output()).unwrap();
+    fs::remove_file(&program).unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("CAP_") || said.to_lowercase().contains("root"), "{said}");
+}
+
+#[test]
+fn workers_start_from_a_folder_that_only_root_may_enter() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let folder = lab.folder().join("closed");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+    let program = folder.join("tidegate");
+    fs::copy(process::program("tidegate").unwrap(), &program).unwrap();
+    let _agent = Agent::start_with(&lab, AgentOptions { program: Some(program), ..AgentOptions::default() }).unwrap();
+    assert_eq!(get(&lab.internet, &public(), SHOP, "/").unwrap().status, 200);
 }
 
 #[test]

@@ -308,7 +308,7 @@ impl Init {
         let mut arguments = vec!["tidegate".into(), "agent".into()];
         arguments.extend(self.options.to_arguments());
         let pid = sys::spawn(sys::Child {
-            program: &workers::program_file(&self.program),
+            program: workers::open_program(&self.program)?,
             arguments,
             control: theirs,
             cgroups: Vec::new(),

@@ -3,8 +3,9 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::OpenOptions,
-    os::fd::OwnedFd,
+    fs::{File, OpenOptions},
+    io::{self, ErrorKind},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -64,7 +65,8 @@ impl Workers {
             arguments.push("--unprivileged".into());
         }
         let pid = sys::spawn(sys::Child {
-            program: &program_file(&self.program),
+            program: open_program(&self.program)
+                .map_err(|error| format!("cannot open {}: {error}", self.program.display()))?,
             arguments,
             control,
             cgroups,
@@ -72,7 +74,12 @@ impl Workers {
             credentials,
             no_new_privileges: true,
         })
-        .map_err(|error| format!("cannot start the process: {error}"))?;
+        .map_err(|error| match credentials {
+            Some((uid, _)) if error.kind() == ErrorKind::PermissionDenied => {
+                format!("user {uid} may not run {}: chmod o+x it", self.program.display())
+            }
+            _ => format!("cannot start the process: {error}"),
+        })?;
         info!(worker = spawn.name, pid, uid = spawn.uid, "worker started");
         self.running.insert(spawn.name, Pid::from_raw(pid as i32));
         Ok(pid)
@@ -111,10 +118,12 @@ impl Workers {
     }
 }
 
-/// The file to start children from: the one at the path of this program, so that a replaced file takes effect with the
-/// next agent; the running file itself when there is none.
-pub(super) fn program_file(path: &Path) -> PathBuf {
-    if path.is_file() { path.to_owned() } else { "/proc/self/exe".into() }
+/// Opens the file to start children from: the one at the path of this program, so that a replaced file takes effect with
+/// the next agent; the running file itself when there is none. A child gets it open, because its own user may be kept out
+/// of a folder on the way to it (`/root`, say).
+pub(super) fn open_program(path: &Path) -> io::Result<File> {
+    let open = |path: &Path| OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path);
+    if path.is_file() { open(path) } else { open(Path::new("/proc/self/exe")) }
 }
 
 /// Whether this process may give workers ids of their own (and take all capabilities from them).

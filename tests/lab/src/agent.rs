@@ -43,11 +43,13 @@ pub struct AgentOptions {
     pub open_files: Option<u64>,
     /// `--log`.
     pub log: &'static str,
+    /// Program file, where it is not the one just built.
+    pub program: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { kernel: "require", arguments: Vec::new(), open_files: None, log: "info" }
+        Self { kernel: "require", arguments: Vec::new(), open_files: None, log: "info", program: None }
     }
 }
 
@@ -105,7 +107,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When the program is not built.
     pub fn launch(lab: &'a Lab, options: AgentOptions) -> anyhow::Result<Self> {
-        let tidegate = program("tidegate")?;
+        let tidegate = options.program.clone().map_or_else(|| program("tidegate"), Ok)?;
         let mut command = match options.open_files {
             None => Command::new(&tidegate),
             Some(limit) => {

@@ -1,15 +1,14 @@
 //! Where things lie: the checkout, cargo's target folder, the cache outside of both.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Root of the checkout.
+/// Root of the checkout: the one that cargo runs this program for, which a target folder shared between checkouts may
+/// have been built for another of.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask/ lies in the root").to_path_buf()
+    let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    xtask.parent().expect("xtask/ lies in the root").to_path_buf()
 }
 
 /// Cargo's target folder of the main workspace.

@@ -3,11 +3,15 @@
 //! The CRDs come as a Go module, because Go's module proxy and checksum database make them the same everywhere and for
 //! ever. The header of the result carries a hash of what it was made with and of what was made; `check` compares both.
 
+mod layout;
 mod names;
+mod parts;
 mod rewrite;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     env, fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,6 +35,8 @@ const CRDS: &str = "config/crd/experimental";
 const VERSION: &str = "v1";
 /// Where the result goes.
 const GENERATED: &str = "agent/crates/gateway-api/src/generated";
+/// The file there that declares the modules and carries the hashes of all others.
+const INDEX: &str = "mod.rs";
 
 /// Plural name of each kind and its module. What several share gets the docs of the first.
 const KINDS: [(&str, &str); 10] = [
@@ -69,7 +75,7 @@ pub(crate) struct Args {}
 /// Generates the types anew.
 ///
 /// # Errors
-/// The CRDs or kopium cannot be had, or the CRDs do not fit the table of names.
+/// The CRDs or kopium cannot be had, or the CRDs do not fit the tables of names and parts. The files are as before then.
 pub(crate) fn run(_: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Download])?;
     let kopium = setup::kopium()?;
@@ -83,56 +89,61 @@ pub(crate) fn run(_: &Args) -> Result<()> {
         Ok(())
     })?;
     let modules = rewrite::modules(&outputs, &names::table())?;
+    let files = format(&layout::files(&modules, parts::PARTS)?)?;
+    layout::judge_lengths(&files)?;
     let folder = place::root().join(GENERATED);
-    fs::remove_dir_all(&folder).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    fs::create_dir_all(&folder)?;
-    let mut files = Vec::new();
-    for (module, source) in &modules {
-        let file = folder.join(format!("{module}.rs"));
-        fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
-        files.push(file);
-    }
-    let config = place::root().join("rustfmt.toml");
-    run::read(Command::new("rustfmt").args(["--edition", "2024", "--config-path"]).arg(config).args(&files))?;
-    fs::write(folder.join("mod.rs"), index(&folder)?)?;
-    run::note(&format!("{} modules in {GENERATED}", modules.len()));
+    remove(&folder)?;
+    write(&folder, &files)?;
+    write(&folder, &BTreeMap::from([(INDEX.to_owned(), index(&files))]))?;
+    run::note(&format!("{} modules in {} files of {GENERATED}", modules.len(), files.len() + 1));
     verify()
 }
 
 /// Checks that the committed types are those that [`run()`] would write, without running it.
 ///
 /// # Errors
-/// They were made with something else, or edited.
+/// They were made with something else, or edited; a file is missing, or one is left that `types` does not write.
 pub(crate) fn verify() -> Result<()> {
-    let folder = place::root().join(GENERATED);
-    let found = fs::read_to_string(folder.join("mod.rs")).with_context(|| format!("{GENERATED} has no mod.rs"))?;
+    let mut files = read(&place::root().join(GENERATED))?;
+    let found = files.remove(INDEX).with_context(|| format!("{GENERATED} has no {INDEX}: run `cargo xtask types`"))?;
+    let (have, want) = (files.keys().cloned().collect(), layout::paths(modules(), parts::PARTS));
+    let missing: Vec<_> = want.difference(&have).cloned().collect();
+    ensure!(missing.is_empty(), "{GENERATED} lacks {}: run `cargo xtask types`", missing.join(", "));
+    let stale: Vec<_> = have.difference(&want).cloned().collect();
     ensure!(
-        found == index(&folder)?,
+        stale.is_empty(),
+        "{GENERATED} has what `cargo xtask types` does not write, {}: run it, it removes that",
+        stale.join(", ")
+    );
+    ensure!(
+        found == index(&files),
         "{GENERATED} is not what `cargo xtask types` writes with Gateway API {GATEWAY_API} and kopium {KOPIUM}: run it"
     );
     Ok(())
 }
 
-/// `mod.rs`, which carries the hashes.
-fn index(folder: &Path) -> Result<String> {
-    let mut modules: Vec<_> = KINDS.iter().map(|(_, module)| *module).chain([rewrite::COMMON]).collect();
-    modules.sort_unstable();
+/// All modules, sorted.
+fn modules() -> BTreeSet<&'static str> {
+    KINDS.iter().map(|(_, module)| *module).chain([rewrite::COMMON]).collect()
+}
+
+/// The file [`INDEX`] for the others.
+fn index(files: &BTreeMap<String, String>) -> String {
     let mut made = Sha256::new();
-    for module in &modules {
-        let file = folder.join(format!("{module}.rs"));
-        made.update(fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?);
+    for (path, text) in files {
+        made.update(format!("{path} {}\n{text}", text.len()));
     }
     let mut with = Sha256::new();
     with.update(format!("{GATEWAY_API} {GATEWAY_API_SUM} {KOPIUM} {KINDS:?} {KOPIUM_ARGS:?}"));
-    with.update(include_str!("names.rs"));
-    with.update(include_str!("rewrite.rs"));
+    for source in
+        [include_str!("layout.rs"), include_str!("names.rs"), include_str!("parts.rs"), include_str!("rewrite.rs")]
+    {
+        with.update(source);
+    }
     let (with, made) = (format!("{:x}", with.finalize()), format!("{:x}", made.finalize()));
     let (with, made) = (&with[..HASH_DIGITS], &made[..HASH_DIGITS]);
-    let declarations: String = modules.iter().map(|module| format!("pub mod {module};\n")).collect();
-    Ok(format!(
+    let declarations: String = modules().iter().map(|module| format!("pub mod {module};\n")).collect();
+    format!(
         "//! The kinds of Gateway API {GATEWAY_API}: one module a kind, and what several kinds share in [`common`].\n\
          //!\n\
          //! Of the experimental channel, a superset of the standard one. Generated by `cargo xtask types`: do not edit.\n\
@@ -140,7 +151,51 @@ fn index(folder: &Path) -> Result<String> {
          #![allow(missing_docs, reason = \"the CRDs describe fields, not the values of enums\")]\n\
          #![allow(rustdoc::all, clippy::all, reason = \"the text is the CRDs' own\")]\n\n\
          {declarations}",
-    ))
+    )
+}
+
+/// Puts files through rustfmt, in a folder of cargo's: nothing of the checkout changes before all is well.
+fn format(files: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    let stage = place::target().join("xtask/types");
+    remove(&stage)?;
+    write(&stage, files)?;
+    let config = place::root().join("rustfmt.toml");
+    let paths = files.keys().map(|path| stage.join(path));
+    run::read(Command::new("rustfmt").args(["--edition", "2024", "--config-path"]).arg(config).args(paths))?;
+    read(&stage)
+}
+
+/// Writes files below a folder, by their paths there.
+fn write(folder: &Path, files: &BTreeMap<String, String>) -> Result<()> {
+    for (path, text) in files {
+        let file = folder.join(path);
+        let parent = file.parent().expect("it lies in the folder");
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// All files below a folder, by their paths there.
+fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let mut files = Vec::new();
+    list_files(folder, &mut files)?;
+    let mut texts = BTreeMap::new();
+    for file in files {
+        let path = file.strip_prefix(folder).expect("it was found there").to_string_lossy().into_owned();
+        texts.insert(path, fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?);
+    }
+    Ok(texts)
+}
+
+/// Removes a folder that may not be there.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Brings the module into the cache; returns its folder. Its content is what [`GATEWAY_API_SUM`] says, or an error.

@@ -104,7 +104,11 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 /// # Errors
 /// They were made with something else, or edited; a file is missing, or one is left that `types` does not write.
 pub(crate) fn verify() -> Result<()> {
-    let mut files = read(&place::root().join(GENERATED))?;
+    judge(read(&place::root().join(GENERATED))?)
+}
+
+/// Checks that files, by their paths below [`GENERATED`], are those that `types` would write.
+fn judge(mut files: BTreeMap<String, String>) -> Result<()> {
     let found = files.remove(INDEX).with_context(|| format!("{GENERATED} has no {INDEX}: run `cargo xtask types`"))?;
     let (have, want) = (files.keys().cloned().collect(), layout::paths(modules(), parts::PARTS));
     let missing: Vec<_> = want.difference(&have).cloned().collect();
@@ -247,4 +251,43 @@ fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed() -> BTreeMap<String, String> {
+        read(&place::root().join(GENERATED)).unwrap()
+    }
+
+    #[test]
+    fn what_is_committed_is_what_types_writes() {
+        judge(committed()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_types_does_not_write_is_named() {
+        let mut files = committed();
+        files.insert("http_route/gone.rs".to_owned(), String::new());
+        files.insert("http_route.rs".to_owned(), String::new());
+        let error = judge(files).unwrap_err().to_string();
+        assert!(error.contains("does not write, http_route.rs, http_route/gone.rs:"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let mut files = committed();
+        files.remove("common/status.rs");
+        let error = judge(files).unwrap_err().to_string();
+        assert!(error.contains("lacks common/status.rs:"), "{error}");
+    }
+
+    #[test]
+    fn an_edited_file_is_noticed_in_a_folder_too() {
+        let mut files = committed();
+        files.get_mut("common/status.rs").unwrap().push('\n');
+        let error = judge(files).unwrap_err().to_string();
+        assert!(error.contains("is not what `cargo xtask types` writes"), "{error}");
+    }
 }

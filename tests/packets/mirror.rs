@@ -38,7 +38,7 @@ impl<'a> Mirror<'a> {
                 owners.push((key.addr, AddressOwner::default()));
             }
             let allow = if wanted.admission.allow.is_some() { domain.0 | ALLOW } else { 0 };
-            policies.push((domain.0, Policy { deny: domain.0, allow }));
+            policies.push((domain.0, Policy { deny: domain.0, allow, ..Policy::default() }));
         }
         Self { desired, owners, frontends, policies }
     }

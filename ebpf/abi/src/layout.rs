@@ -3,8 +3,8 @@
 use core::mem::{align_of, offset_of, size_of};
 
 use crate::map::{
-    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState, SourceV4,
-    SourceV6,
+    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
+    SourceV4, SourceV6,
 };
 
 /// Layout of one type that crosses the border.
@@ -47,7 +47,11 @@ layouts! {
     AddressOwner: 8, align 4 { domain: u32 = 0, flags: u32 = 4 }
     FrontendKey: 20, align 2 { addr: [u8; 16] = 0, port: u16 = 16, transport: u8 = 18, pad: u8 = 19 }
     InterfaceKey: 12, align 4 { ifindex: u32 = 0, domain: u32 = 4, vlan: u16 = 8, inner_vlan: u16 = 10 }
-    Policy: 8, align 8 { deny: u32 = 0, allow: u32 = 4 }
+    Policy: 72, align 8 {
+        per_source: Rate = 0, total: Rate = 16, echo: Rate = 32, open_per_source: u32 = 48, open_total: u32 = 52,
+        deny: u32 = 56, allow: u32 = 60, flags: u32 = 64, v4_bits: u8 = 68, v6_bits: u8 = 69, pad: u16 = 70,
+    }
+    Rate: 16, align 8 { interval_ns: u64 = 0, burst_ns: u64 = 8 }
     SourceV4: 8, align 4 { list: u32 = 0, addr: [u8; 4] = 4 }
     SourceV6: 20, align 4 { list: u32 = 0, addr: [u8; 16] = 4 }
     DialledKey: 24, align 4 { addr: [u8; 16] = 0, domain: u32 = 16, port: u16 = 20, transport: u8 = 22, pad: u8 = 23 }

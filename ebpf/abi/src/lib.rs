@@ -13,13 +13,13 @@ pub mod reason;
 
 pub use address::{Address, Transport};
 pub use map::{
-    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState, SourceV4,
-    SourceV6,
+    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
+    SourceV4, SourceV6,
 };
 pub use reason::{Hook, Reason};
 
 /// Version of everything in this crate.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Marks types that may cross the border as plain bytes.
 ///

@@ -136,15 +136,48 @@ pub struct InterfaceKey {
     pub inner_vlan: u16,
 }
 
-/// Value of `DOMAINS`: eight bytes, so a reader sees either the old or the new one. List ids are those of [`SourceV4`]
-/// and [`SourceV6`], one id for both families; 0 is no list.
+/// Value of `DOMAINS`: an element is replaced whole, so a reader sees either the old or the new one. List ids are those of
+/// [`SourceV4`] and [`SourceV6`], one id for both families; 0 is no list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C, align(8))]
+#[repr(C)]
 pub struct Policy {
+    /// New connections of each source.
+    pub per_source: Rate,
+    /// New connections of all sources.
+    pub total: Rate,
+    /// Echo requests.
+    pub echo: Rate,
+    /// Open connections of each source; 0 is no limit.
+    pub open_per_source: u32,
+    /// Open connections of all sources; 0 is no limit.
+    pub open_total: u32,
     /// Prefixes refused.
     pub deny: u32,
     /// When not 0, only these prefixes are let in; the list may be empty.
     pub allow: u32,
+    /// Bits set below.
+    pub flags: u32,
+    /// Bits of an IPv4 address that tell sources apart, for rates and limits of each source.
+    pub v4_bits: u8,
+    /// Bits of an IPv6 address that tell sources apart.
+    pub v6_bits: u8,
+    /// Zero.
+    pub pad: u16,
+}
+
+impl Policy {
+    /// SYNs are answered in the driver when the listener's queue is full.
+    pub const COOKIES: u32 = 1;
+}
+
+/// A token bucket as a generic cell rate (ITU-T I.371), so the programs need no division.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rate {
+    /// Nanoseconds between two at a steady pace; 0 is no limit.
+    pub interval_ns: u64,
+    /// How far ahead of that pace a source may be, in nanoseconds.
+    pub burst_ns: u64,
 }
 
 /// Data of a key of `SOURCES_V4`; prefix lengths are 32 more than the prefix's own.
@@ -280,6 +313,7 @@ plain!(
     FrontendKey,
     InterfaceKey,
     Policy,
+    Rate,
     SourceV4,
     SourceV6,
     DialledKey,

@@ -61,11 +61,29 @@ pub enum Reason {
     DialAllowed = 11,
     /// The worker may not dial this address.
     DialDenied = 12,
+    /// The source cannot be one: unspecified, loopback, multicast, broadcast, or an address that domains own themselves.
+    Martian = 13,
+    /// The source opens connections faster than the domain allows each source.
+    RateSource = 14,
+    /// Connections are opened faster than the domain allows in all.
+    RateDomain = 15,
+    /// The source has as many open connections as the domain allows each source.
+    OpenSource = 16,
+    /// The domain has as many open connections as it allows in all.
+    OpenDomain = 17,
+    /// More echo requests than the domain answers.
+    EchoRate = 18,
+    /// Answered in the driver with a SYN cookie: the connection begins when the client proves that it is there.
+    CookieSent = 19,
+    /// A worker may not bind this address.
+    BindDenied = 20,
+    /// A worker may not open a socket of this family or type.
+    SocketDenied = 21,
 }
 
 impl Reason {
     /// All reasons in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 22] = [
         Self::NotFrontend,
         Self::Admitted,
         Self::WrongInterface,
@@ -79,6 +97,15 @@ impl Reason {
         Self::NoWorker,
         Self::DialAllowed,
         Self::DialDenied,
+        Self::Martian,
+        Self::RateSource,
+        Self::RateDomain,
+        Self::OpenSource,
+        Self::OpenDomain,
+        Self::EchoRate,
+        Self::CookieSent,
+        Self::BindDenied,
+        Self::SocketDenied,
     ];
 
     /// Name in metrics, samples and the CLI.
@@ -97,13 +124,22 @@ impl Reason {
             Self::NoWorker => "no_worker",
             Self::DialAllowed => "dial_allowed",
             Self::DialDenied => "dial_denied",
+            Self::Martian => "martian",
+            Self::RateSource => "rate_source",
+            Self::RateDomain => "rate_domain",
+            Self::OpenSource => "open_source",
+            Self::OpenDomain => "open_domain",
+            Self::EchoRate => "echo_rate",
+            Self::CookieSent => "cookie_sent",
+            Self::BindDenied => "bind_denied",
+            Self::SocketDenied => "socket_denied",
         }
     }
 
     /// Whether the packet or connection is refused.
     #[inline(always)]
     pub const fn is_denial(self) -> bool {
-        !matches!(self, Self::NotFrontend | Self::Admitted | Self::DialAllowed)
+        !matches!(self, Self::NotFrontend | Self::Admitted | Self::DialAllowed | Self::CookieSent)
     }
 
     /// The reason of a number.

@@ -274,9 +274,11 @@ mod tests {
     use super::*;
 
     /// One domain that allows everything, and one address that it may dial.
+    #[derive(Default)]
     struct Open {
         owner: Option<AddressOwner>,
         frontend: Option<u32>,
+        policy: Policy,
     }
 
     const DOMAIN: u32 = 7;
@@ -297,7 +299,7 @@ mod tests {
         }
 
         fn find_policy(&self, domain: u32) -> Option<&Policy> {
-            (domain == DOMAIN).then_some(&Policy { deny: 0, allow: 0 })
+            (domain == DOMAIN).then_some(&self.policy)
         }
 
         fn has_source_v4(&self, _list: u32, _addr: [u8; 4]) -> bool {
@@ -323,17 +325,21 @@ mod tests {
     #[test]
     fn without_an_ingress_interface_the_source_alone_is_judged() {
         let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
-        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN) };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN), ..Open::default() };
         let destination = Destination { addr: &ADDR, port: 443, protocol: protocol::TCP };
         assert_eq!(judge_connection(&tables, &destination, &SOURCE, None, false).reason, Reason::Admitted);
-        let unknown = Open { owner: Some(AddressOwner { domain: DOMAIN + 1, ..owner }), frontend: Some(DOMAIN + 1) };
+        let unknown = Open {
+            owner: Some(AddressOwner { domain: DOMAIN + 1, ..owner }),
+            frontend: Some(DOMAIN + 1),
+            ..Open::default()
+        };
         assert_eq!(judge_connection(&unknown, &destination, &SOURCE, None, false).reason, Reason::DomainUnknown);
     }
 
     #[test]
     fn a_connection_judged_by_admit_is_not_asked_for_its_nic_again() {
         let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
-        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN) };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN), ..Open::default() };
         assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
         assert_eq!(judge(&tables, 443, Some(2)).reason, Reason::WrongInterface);
         assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
@@ -343,22 +349,22 @@ mod tests {
     #[test]
     fn another_domains_frontend_at_an_exclusive_address_is_refused() {
         let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
-        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN + 1) };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN + 1), ..Open::default() };
         assert_eq!(judge(&tables, 443, Some(1)), Verdict { domain: DOMAIN, reason: Reason::NoFrontend });
     }
 
     #[test]
     fn a_shared_address_is_judged_at_its_frontends_only() {
-        let tables = Open { owner: Some(AddressOwner::default()), frontend: Some(DOMAIN) };
+        let tables = Open { owner: Some(AddressOwner::default()), frontend: Some(DOMAIN), ..Open::default() };
         assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
         assert_eq!(judge(&tables, 22, Some(2)), Verdict::NOT_FRONTEND);
-        let nowhere = Open { owner: None, frontend: Some(DOMAIN) };
+        let nowhere = Open { owner: None, frontend: Some(DOMAIN), ..Open::default() };
         assert_eq!(judge(&nowhere, 443, Some(1)), Verdict::NOT_FRONTEND);
     }
 
     #[test]
     fn a_worker_dials_what_is_listed_for_its_own_domain() {
-        let tables = Open { owner: None, frontend: None };
+        let tables = Open { owner: None, frontend: None, ..Open::default() };
         let dial =
             |domain: Option<u32>, port, protocol| judge_dial(&tables, domain.as_ref(), &ADDR, port, protocol).reason;
         assert_eq!(dial(Some(DOMAIN), 8080, protocol::TCP), Reason::DialAllowed);

@@ -33,7 +33,7 @@ pub(crate) fn fill_lists(
         None => 0,
         Some(prefixes) => fill_list(tables, applied, current.allow, prefixes, report)?,
     };
-    Ok(Policy { deny, allow })
+    Ok(Policy { deny, allow, ..Policy::default() })
 }
 
 fn fill_list(

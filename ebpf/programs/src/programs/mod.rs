@@ -9,8 +9,8 @@ mod steer;
 mod verdict;
 
 use tidegate_abi::{
-    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState, SourceV4,
-    SourceV6,
+    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
+    SourceV4, SourceV6,
 };
 
 #[unsafe(link_section = "license")]
@@ -30,6 +30,7 @@ pub struct AbiLayouts {
     frontend: FrontendKey,
     interface: InterfaceKey,
     policy: Policy,
+    rate: Rate,
     source_v4: SourceV4,
     source_v6: SourceV6,
     dialled: DialledKey,

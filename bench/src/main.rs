@@ -66,7 +66,7 @@ fn main() -> anyhow::Result<()> {
             What::Change => change::measure()?,
             What::Memory => memory::measure()?,
         };
-        println!("{}", report.to_markdown());
+        println!("{}", report.to_markdown()?);
         report.write(&arguments.results)?;
     }
     Ok(())

@@ -49,8 +49,8 @@ impl Report {
         self.raw = raw;
     }
 
-    pub(crate) fn to_markdown(&self) -> String {
-        let mut text = format!("# {}\n\n{}\n\n", self.title, machine());
+    pub(crate) fn to_markdown(&self) -> anyhow::Result<String> {
+        let mut text = format!("# {}\n\n{}\n\n", self.title, machine()?);
         let _ = writeln!(text, "Method: {}\n", self.method);
         let _ = writeln!(text, "| {} |", self.columns.join(" | "));
         let _ = writeln!(text, "|{}", "---|".repeat(self.columns.len()));
@@ -60,20 +60,22 @@ impl Report {
         for note in &self.notes {
             let _ = write!(text, "\n{note}\n");
         }
-        text
+        Ok(text)
     }
 
     /// Writes `NAME.md` and `NAME.json`.
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        fs::write(folder.join(format!("{}.md", self.name)), self.to_markdown())?;
-        let raw = json!({"name": self.name, "machine": machine(), "raw": self.raw});
+        fs::write(folder.join(format!("{}.md", self.name)), self.to_markdown()?)?;
+        let raw = json!({"name": self.name, "machine": machine()?, "raw": self.raw});
         fs::write(folder.join(format!("{}.json", self.name)), serde_json::to_string_pretty(&raw)?)?;
         Ok(())
     }
 }
 
-fn machine() -> String {
+/// When, with which build of the agent and on what machine.
+fn machine() -> anyhow::Result<String> {
+    let tidegate = tidegate_lab::process::program("tidegate")?;
     let say = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
@@ -81,13 +83,13 @@ fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let busy = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!(
-        "{}, commit {}, Linux {}, {} x {}, load average at the end {}",
+    Ok(format!(
+        "{}, {}, Linux {}, {} x {}, load average at the end {}",
         say("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
-        say("git", &["rev-parse", "--short", "HEAD"]),
+        say(&tidegate.to_string_lossy(), &["version"]),
         say("uname", &["-r"]),
         say("nproc", &[]),
         model.trim_start_matches([' ', '\t', ':']),
         busy.split_whitespace().next().unwrap_or("unknown")
-    )
+    ))
 }

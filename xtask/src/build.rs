@@ -36,6 +36,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// What makes a release build name its commit. Others do not: each commit would link them anew.
+pub(crate) fn commit() -> Option<(&'static str, String)> {
+    Some(("TIDEGATE_COMMIT", place::commit()?))
+}
+
 /// Builds the agent with everything that goes into it; returns its path.
 ///
 /// # Errors
@@ -48,7 +53,7 @@ pub(crate) fn agent(profile: Profile) -> Result<PathBuf> {
     let (folder, title) = match profile {
         Profile::Dev => ("debug", "build the agent (dev)"),
         Profile::Release => {
-            command.arg("--release");
+            command.arg("--release").envs(commit());
             ("release", "build the agent (release)")
         }
     };

@@ -1,6 +1,6 @@
 //! Where things lie: the checkout, cargo's target folder, the cache outside of both.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -17,6 +17,14 @@ pub(crate) fn target() -> PathBuf {
         Some(dir) => std::path::absolute(dir).expect("CARGO_TARGET_DIR is not empty: cargo refuses that"),
         None => root().join("target"),
     }
+}
+
+/// The commit of the checkout, `-dirty` when it has changes beside; `None` outside of git.
+pub(crate) fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(["describe", "--always", "--exclude=*", "--abbrev=10", "--dirty"]).current_dir(root());
+    let said = git.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(said.stdout).ok()?.trim().to_owned())
 }
 
 /// Folder of a workspace of the checkout; the main one has the name "".

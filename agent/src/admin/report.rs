@@ -187,7 +187,7 @@ impl StatusReport {
         let mut report = Self {
             node: state.node.clone(),
             instance: state.options.instance.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: crate::cli::VERSION.to_owned(),
             uptime_seconds: SystemTime::now().duration_since(state.started).unwrap_or_default().as_secs(),
             readiness: state.readiness(),
             kernel: state.tier.borrow().clone(),

@@ -7,6 +7,7 @@ mod logging;
 mod status;
 mod table;
 mod verdicts;
+mod version;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -19,6 +20,7 @@ use crate::{
 
 pub use logging::init_logging;
 pub use table::Table;
+pub use version::{COMMIT, VERSION, VersionOptions};
 
 /// Gateway API data plane for dedicated gateway nodes: packets judged in the kernel, requests proxied, domains kept apart.
 #[derive(Debug, Parser)]
@@ -54,8 +56,8 @@ enum Command {
     Explain(explain::ExplainOptions),
     /// Show the verdicts of the kernel tier: a summary, or each sampled one as it comes
     Verdicts(verdicts::VerdictOptions),
-    /// Print the version
-    Version,
+    /// Print version and commit
+    Version(version::VersionOptions),
     /// The agent process; started by init
     #[command(hide = true)]
     Agent(RunOptions),
@@ -109,10 +111,7 @@ pub fn run_command_line() -> anyhow::Result<ExitCode> {
         Command::Status(options) => status::run_status(&options),
         Command::Explain(options) => explain::run_explain(&options),
         Command::Verdicts(options) => verdicts::run_verdicts(&options),
-        Command::Version => {
-            println!("tidegate {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Version(options) => Ok(version::run_version(&options)),
     }
 }
 

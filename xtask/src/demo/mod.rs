@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt, path::PathBuf, process::Command};
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf, place, run,
+    build, ebpf, place, run,
     setup::{self, Need},
 };
 
@@ -41,7 +41,7 @@ pub(crate) fn prepare(package: &str, title: &str, needs: &[Need]) -> Result<Path
     // Always the same packages in one go: features are unified over them, and another choice would compile most of the
     // dependencies again.
     let mut command = Command::new("cargo");
-    command.args(["build", "--locked", "--release"]).current_dir(place::root());
+    command.args(["build", "--locked", "--release"]).current_dir(place::root()).envs(build::commit());
     command.args(["tidegate", "tidegate-lab", "tidegate-bench"].iter().flat_map(|package| ["--package", package]));
     run::step(&format!("build the agent and {title} (release)"), &mut command)?;
     Ok(place::target().join("release").join(package))

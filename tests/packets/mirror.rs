@@ -1,6 +1,6 @@
 //! The pure decision over plain tables: what the loaded programs are compared with.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::atomic::AtomicU64};
 
 use tidegate_abi::{
     Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, Transport,
@@ -8,7 +8,10 @@ use tidegate_abi::{
 };
 use tidegate_kernel::Desired;
 use tidegate_model::{self as model, DomainId};
-use tidegate_programs::decide::{Judged, Tables, judge_packet};
+use tidegate_programs::{
+    decide::{Judged, Tables, judge_packet},
+    rates::{Buckets, SharedDomain, SharedSet},
+};
 
 /// Tables made from a desired state by the obvious way: scans, no maps, no lists with ids.
 pub(crate) struct Mirror<'a> {
@@ -54,6 +57,35 @@ impl<'a> Mirror<'a> {
         let admission = &self.desired.domains[&DomainId(list & !ALLOW)].admission;
         let prefixes = if list & ALLOW == 0 { Some(&admission.deny) } else { admission.allow.as_ref() };
         prefixes.is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&ip)))
+    }
+}
+
+/// No bed of random frames has rates: what buckets hold is the matter of tests of their own.
+impl Buckets for Mirror<'_> {
+    fn now(&self) -> u64 {
+        unreachable!("asked for without a rate")
+    }
+
+    fn find_domain_rates(&self, _domain: u32) -> Option<&SharedDomain> {
+        None
+    }
+
+    fn find_rate_set(&self, _domain: u32, _set: u32) -> Option<&SharedSet> {
+        None
+    }
+
+    fn is_known(&self, _domain: u32, _source: &Address) -> bool {
+        false
+    }
+
+    fn note_overflow(&self, _domain: u32) {}
+
+    fn load(&self, _word: &AtomicU64) -> u64 {
+        0
+    }
+
+    fn replace(&self, _word: &AtomicU64, _current: u64, _new: u64) -> bool {
+        false
     }
 }
 

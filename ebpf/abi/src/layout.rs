@@ -6,6 +6,7 @@ use crate::map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
     SourceV4, SourceV6,
 };
+use crate::{DomainRates, RateSet};
 
 /// Layout of one type that crosses the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,8 @@ layouts! {
         deny: u32 = 56, allow: u32 = 60, flags: u32 = 64, v4_bits: u8 = 68, v6_bits: u8 = 69, pad: u16 = 70,
     }
     Rate: 16, align 8 { interval_ns: u64 = 0, burst_ns: u64 = 8 }
+    RateSet: 128, align 8 { sources: [u64; 7] = 0, full_at: [u64; 7] = 56, strangers: u64 = 112, known: u64 = 120 }
+    DomainRates: 64, align 8 { total: u64 = 0, echo: u64 = 8, seed: [u64; 2] = 16, pad: [u64; 4] = 32 }
     SourceV4: 8, align 4 { list: u32 = 0, addr: [u8; 4] = 4 }
     SourceV6: 20, align 4 { list: u32 = 0, addr: [u8; 16] = 4 }
     DialledKey: 24, align 4 { addr: [u8; 16] = 0, domain: u32 = 16, port: u16 = 20, transport: u8 = 22, pad: u8 = 23 }

@@ -4,11 +4,12 @@
 //! compilers; [`layout`] asserts it at compile time and `cargo xtask check` compares it with the object's BTF. A change of
 //! any layout, map size or meaning raises [`ABI_VERSION`], which names the folder that maps are pinned in, so programs and
 //! maps of two versions never mix. Must not know aya, sockets or the decision itself.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod address;
 pub mod layout;
 pub mod map;
+pub mod rates;
 pub mod reason;
 
 pub use address::{Address, Transport};
@@ -16,6 +17,7 @@ pub use map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
     SourceV4, SourceV6,
 };
+pub use rates::{DomainRates, RateSet};
 pub use reason::{Hook, Reason};
 
 /// Version of everything in this crate.

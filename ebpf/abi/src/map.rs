@@ -3,7 +3,7 @@
 //! Sizes are capacities, not memory: hash maps and tries of this project are created without preallocation. Ports are in
 //! host order, addresses in the form of [`Address`]. `pad` fields are zero: they are part of a key's bytes.
 
-use crate::{Address, Hook, Plain, Reason};
+use crate::{Address, DomainRates, Hook, Plain, RateSet, Reason};
 
 /// Names of the maps, as pinned and as in the object.
 pub mod name {
@@ -35,9 +35,15 @@ pub mod name {
     pub const WORKERS: &str = "WORKERS";
     /// [`super::DialledKey`] -> presence.
     pub const DIALLED: &str = "DIALLED";
+    /// Domain -> its table of [`crate::RateSet`], where new connections are limited for each source.
+    pub const RATE_TABLES: &str = "RATE_TABLES";
+    /// Domain -> [`crate::DomainRates`].
+    pub const RATE_DOMAINS: &str = "RATE_DOMAINS";
+    /// Domain -> connections judged by a shared bucket, per CPU.
+    pub const RATE_OVERFLOWS: &str = "RATE_OVERFLOWS";
 
     /// Every map.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 17] = [
         ADDRESSES,
         FRONTENDS,
         INTERFACES,
@@ -52,6 +58,9 @@ pub mod name {
         SOCKETS,
         WORKERS,
         DIALLED,
+        RATE_TABLES,
+        RATE_DOMAINS,
+        RATE_OVERFLOWS,
     ];
 }
 
@@ -314,6 +323,8 @@ plain!(
     InterfaceKey,
     Policy,
     Rate,
+    RateSet,
+    DomainRates,
     SourceV4,
     SourceV6,
     DialledKey,

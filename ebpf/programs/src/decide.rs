@@ -1,16 +1,19 @@
 //! The verdict: one admission function for two hooks, and the guard's question.
 //!
 //! Fails closed for frontends (an address of a domain's own that is not understood is refused) and judges nothing else: what
-//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port.
+//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port, rates.
 //! Must not know where tables or bytes live.
 
 use tidegate_abi::{Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, address::to_v4};
 
-use crate::packet::{Bytes, Kind, Link, Network, Transport, protocol};
+use crate::{
+    packet::{Bytes, Kind, Link, Network, Transport, protocol},
+    rates::{Buckets, find_rate_refusal},
+};
 
 /// The tables that verdicts depend on. Look-ups return references, whose absence is a null pointer: see
 /// [`Transport`](crate::packet::Transport) on what the verifier makes of other options.
-pub trait Tables {
+pub trait Tables: Buckets {
     /// Owner of an address.
     fn find_owner(&self, addr: &Address) -> Option<&AddressOwner>;
     /// Domain of a frontend.
@@ -97,7 +100,8 @@ pub fn judge_packet(bytes: &impl Bytes, ifindex: u32, tables: &impl Tables, judg
     let ingress = Ingress { ifindex, vlan: link.vlan, inner_vlan: link.inner_vlan };
     judged.verdict = if transport.kind == Kind::Ports {
         let destination = Destination { addr: &network.daddr, port: transport.dport, protocol: transport.protocol };
-        judge_port(tables, owner, &destination, &network.saddr, Some(&ingress), false)
+        let stage = if is_syn(transport.protocol, transport.tcp_flags) { Stage::Begins } else { Stage::GoesOn };
+        judge_port(tables, owner, &destination, &network.saddr, Some(&ingress), stage)
     } else if owner.flags & AddressOwner::EXCLUSIVE == 0 {
         // The node's own address: without a port nothing says that this is for a frontend.
         Verdict::NOT_FRONTEND
@@ -118,7 +122,14 @@ pub fn judge_connection(
 ) -> Verdict {
     match tables.find_owner(destination.addr) {
         None => Verdict::NOT_FRONTEND,
-        Some(&owner) => judge_port(tables, owner, destination, saddr, ingress, is_judged),
+        Some(&owner) => {
+            let stage = match destination.protocol {
+                _ if is_judged => Stage::Judged,
+                protocol::TCP => Stage::Begins,
+                _ => Stage::GoesOn,
+            };
+            judge_port(tables, owner, destination, saddr, ingress, stage)
+        }
     }
 }
 
@@ -147,6 +158,28 @@ pub struct Destination<'a> {
     pub protocol: u8,
 }
 
+/// What is known of a packet's connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Stage {
+    /// The packet asks for a new one.
+    Begins,
+    /// It belongs to one, or to none: datagrams are not rated.
+    GoesOn,
+    /// `admit` has judged and charged it.
+    Judged,
+}
+
+/// Flags of the TCP header (RFC 9293 section 3.1).
+const TCP_SYN: u8 = 1 << 1;
+const TCP_ACK: u8 = 1 << 4;
+
+/// Whether a packet asks for a new connection. Every SYN counts, also one sent again.
+#[inline(always)]
+fn is_syn(protocol: u8, tcp_flags: u8) -> bool {
+    protocol == protocol::TCP && tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+}
+
 #[inline(always)]
 fn judge_port(
     tables: &impl Tables,
@@ -154,7 +187,7 @@ fn judge_port(
     destination: &Destination<'_>,
     saddr: &Address,
     ingress: Option<&Ingress>,
-    is_judged: bool,
+    stage: Stage,
 ) -> Verdict {
     let is_exclusive = owner.flags & AddressOwner::EXCLUSIVE != 0;
     let key = FrontendKey { addr: *destination.addr, port: destination.port, transport: destination.protocol, pad: 0 };
@@ -164,14 +197,35 @@ fn judge_port(
         Some(&domain) => domain,
         None => return Verdict::NOT_FRONTEND,
     };
-    let refusal = if is_judged { None } else { find_refusal(tables, domain, saddr, ingress, true) };
-    let reason = match refusal {
-        Some(reason) => reason,
-        // A frontend of another domain at an exclusive address is a state that user space never writes: refused.
-        None if frontend.is_some_and(|&owner| owner == domain) => Reason::Admitted,
-        None => Reason::NoFrontend,
-    };
+    // A frontend of another domain at an exclusive address is a state that user space never writes: refused.
+    let is_frontend = frontend.is_some_and(|&owner| owner == domain);
+    let reason = judge_source(tables, domain, saddr, ingress, stage, is_frontend);
     Verdict { domain, reason }
+}
+
+#[inline(always)]
+fn judge_source(
+    tables: &impl Tables,
+    domain: u32,
+    saddr: &Address,
+    ingress: Option<&Ingress>,
+    stage: Stage,
+    is_frontend: bool,
+) -> Reason {
+    let found = if is_frontend { Reason::Admitted } else { Reason::NoFrontend };
+    if stage == Stage::Judged {
+        return found;
+    }
+    let policy = tables.find_policy(domain);
+    if let Some(reason) = find_refusal(tables, domain, policy, saddr, ingress, true) {
+        return reason;
+    }
+    match policy {
+        Some(policy) if is_frontend && stage == Stage::Begins => {
+            find_rate_refusal(tables, domain, policy, saddr).unwrap_or(found)
+        }
+        _ => found,
+    }
 }
 
 /// What has no port, at an address of a domain's own.
@@ -190,7 +244,9 @@ fn judge_portless(
         return Reason::Admitted;
     }
     // An error comes from a router on the way, which no allow list of clients names; a deny list is meant for anybody.
-    if let Some(reason) = find_refusal(tables, domain, &network.saddr, Some(ingress), message != Message::Error) {
+    let policy = tables.find_policy(domain);
+    let needs_allowed = message != Message::Error;
+    if let Some(reason) = find_refusal(tables, domain, policy, &network.saddr, Some(ingress), needs_allowed) {
         return reason;
     }
     match transport.kind {
@@ -208,6 +264,7 @@ fn judge_portless(
 fn find_refusal(
     tables: &impl Tables,
     domain: u32,
+    policy: Option<&Policy>,
     saddr: &Address,
     ingress: Option<&Ingress>,
     needs_allowed: bool,
@@ -218,7 +275,7 @@ fn find_refusal(
             return Some(Reason::WrongInterface);
         }
     }
-    let Some(&policy) = tables.find_policy(domain) else { return Some(Reason::DomainUnknown) };
+    let Some(policy) = policy else { return Some(Reason::DomainUnknown) };
     if policy.deny != 0 && has_source(tables, policy.deny, saddr) {
         return Some(Reason::SourceDenied);
     }
@@ -271,11 +328,17 @@ impl Message {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use core::sync::atomic::{AtomicU64, Ordering};
 
-    /// One domain that allows everything, and one address that it may dial.
+    use tidegate_abi::Rate;
+
+    use super::*;
+    use crate::rates::{SharedDomain, SharedSet};
+
+    /// One domain that allows everything, and one address that it may dial. Of connections it lets one in, when limited.
     #[derive(Default)]
     struct Open {
+        buckets: SharedDomain,
         owner: Option<AddressOwner>,
         frontend: Option<u32>,
         policy: Policy,
@@ -315,6 +378,34 @@ mod tests {
         }
     }
 
+    impl Buckets for Open {
+        fn now(&self) -> u64 {
+            1
+        }
+
+        fn find_domain_rates(&self, _domain: u32) -> Option<&SharedDomain> {
+            Some(&self.buckets)
+        }
+
+        fn find_rate_set(&self, _domain: u32, _set: u32) -> Option<&SharedSet> {
+            None
+        }
+
+        fn is_known(&self, _domain: u32, _source: &Address) -> bool {
+            false
+        }
+
+        fn note_overflow(&self, _domain: u32) {}
+
+        fn load(&self, word: &AtomicU64) -> u64 {
+            word.load(Ordering::Relaxed)
+        }
+
+        fn replace(&self, word: &AtomicU64, current: u64, new: u64) -> bool {
+            word.compare_exchange(current, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        }
+    }
+
     /// `ifindex` is `None` for a connection that `admit` has judged.
     fn judge(tables: &Open, port: u16, ifindex: Option<u32>) -> Verdict {
         let ingress = Ingress { ifindex: ifindex.unwrap_or(2), vlan: 0, inner_vlan: 0 };
@@ -344,6 +435,32 @@ mod tests {
         assert_eq!(judge(&tables, 443, Some(2)).reason, Reason::WrongInterface);
         assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
         assert_eq!(judge(&tables, 22, None).reason, Reason::NoFrontend);
+    }
+
+    #[test]
+    fn a_new_connection_is_charged_once_and_only_if_all_else_lets_it_in() {
+        let owner = AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE };
+        let policy = Policy { total: Rate::per_second(1, 1), ..Policy::default() };
+        let tables = Open { owner: Some(owner), frontend: Some(DOMAIN), policy, ..Open::default() };
+        let ingress = Ingress { ifindex: 1, vlan: 0, inner_vlan: 0 };
+        let datagram = Destination { addr: &ADDR, port: 443, protocol: protocol::UDP };
+        // Refused for other reasons, not rated, or charged by `admit`: none of them takes the token.
+        assert_eq!(judge(&tables, 22, Some(1)).reason, Reason::NoFrontend);
+        assert_eq!(judge(&tables, 443, Some(2)).reason, Reason::WrongInterface);
+        assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
+        let verdict = judge_connection(&tables, &datagram, &SOURCE, Some(&ingress), false);
+        assert_eq!(verdict.reason, Reason::Admitted);
+        assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
+        assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::RateDomain);
+        assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
+    }
+
+    #[test]
+    fn only_a_syn_begins_a_connection() {
+        for (flags, begins) in [(0x02, true), (0xc2, true), (0x12, false), (0x10, false), (0x04, false), (0, false)] {
+            assert_eq!(is_syn(protocol::TCP, flags), begins, "{flags:#x}");
+        }
+        assert!(!is_syn(protocol::UDP, 0x02));
     }
 
     #[test]

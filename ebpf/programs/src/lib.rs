@@ -1,4 +1,4 @@
-//! The pure half of the BPF programs: what a packet is ([`packet`]) and what becomes of it ([`decide`]).
+//! The pure half of the BPF programs: what a packet is ([`packet`]), what becomes of it ([`decide`]) and how many may come ([`rates`]).
 //!
 //! Compiled for both targets; bytes and tables come in through the traits [`packet::Bytes`] and [`decide::Tables`], so the
 //! same code runs in the kernel, in tests and under the fuzzer. No pointer, no map, no aya here; nothing panics, whatever the
@@ -7,3 +7,4 @@
 
 pub mod decide;
 pub mod packet;
+pub mod rates;

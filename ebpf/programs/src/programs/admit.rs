@@ -20,7 +20,7 @@ use super::{
 pub fn admit(ctx: XdpContext) -> u32 {
     let len = ctx.data_end() - ctx.data();
     let mut judged = Judged::default();
-    judge(&ctx, &mut judged);
+    judge(&ctx, &Maps::JUDGING, &mut judged);
     count(Hook::Admit, judged.verdict, len as u64);
     if !judged.verdict.reason.is_denial() {
         return xdp_action::XDP_PASS;
@@ -29,11 +29,11 @@ pub fn admit(ctx: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
-/// The verdict, without any effect. `judged` comes in zeroed.
+/// The verdict. `judged` comes in zeroed.
 #[inline(always)]
-pub(super) fn judge(ctx: &XdpContext, judged: &mut Judged) {
+pub(super) fn judge(ctx: &XdpContext, maps: &Maps, judged: &mut Judged) {
     let frame = Frame { start: ctx.data(), end: ctx.data_end() };
-    judge_packet(&frame, ctx.ingress_ifindex() as u32, &Maps, judged);
+    judge_packet(&frame, ctx.ingress_ifindex() as u32, maps, judged);
 }
 
 /// The frame in place.

@@ -60,7 +60,7 @@ fn judge(ctx: &SockAddrContext, daddr: Address) -> i32 {
     let protocol = if protocol <= u8::MAX.into() { protocol as u8 } else { 0 };
     // SAFETY: a helper without arguments; the element is read as `Maps` says.
     let domain = unsafe { WORKERS.get(bpf_get_current_cgroup_id()) };
-    let verdict = judge_dial(&Maps, domain, &daddr, port, protocol);
+    let verdict = judge_dial(&Maps::JUDGING, domain, &daddr, port, protocol);
     count(Hook::Guard, verdict, 0);
     if verdict.reason != Reason::DialDenied {
         return 1;

@@ -51,7 +51,17 @@ pub(crate) static DIALLED: HashMap<DialledKey, u32, { MAX_DIALLED as usize }, SP
 ///
 /// A value found stays what it was for the whole run: user space waits a grace period between freeing an element whose
 /// value matters and reusing its memory.
-pub(crate) struct Maps;
+pub(crate) struct Maps {
+    /// Whether connections are charged to buckets; who only asks charges nobody.
+    pub(crate) charges: bool,
+}
+
+impl Maps {
+    /// For programs that judge.
+    pub(crate) const JUDGING: Self = Self { charges: true };
+    /// For programs that answer questions.
+    pub(crate) const ASKING: Self = Self { charges: false };
+}
 
 impl Tables for Maps {
     #[inline(always)]

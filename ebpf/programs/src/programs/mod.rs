@@ -5,12 +5,13 @@ mod admit;
 mod explain;
 mod guard;
 mod maps;
+mod rates;
 mod steer;
 mod verdict;
 
 use tidegate_abi::{
-    AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
-    SourceV4, SourceV6,
+    AddressOwner, Counter, DialledKey, DomainRates, FrontendKey, InterfaceKey, Policy, Rate, RateSet, Sample,
+    SampleBudget, SampleState, SourceV4, SourceV6,
 };
 
 #[unsafe(link_section = "license")]
@@ -31,6 +32,8 @@ pub struct AbiLayouts {
     interface: InterfaceKey,
     policy: Policy,
     rate: Rate,
+    rate_set: RateSet,
+    domain_rates: DomainRates,
     source_v4: SourceV4,
     source_v6: SourceV6,
     dialled: DialledKey,

@@ -50,9 +50,9 @@ fn choose(ctx: &SkLookupContext, ifindex: Option<u32>) -> u32 {
         Some(ifindex) => {
             let ingress = Ingress { ifindex, vlan: 0, inner_vlan: 0 };
             let is_judged = ADMITTING.get_ptr(ifindex).is_some();
-            judge_connection(&Maps, &destination, &saddr, Some(&ingress), is_judged)
+            judge_connection(&Maps::JUDGING, &destination, &saddr, Some(&ingress), is_judged)
         }
-        None => judge_connection(&Maps, &destination, &saddr, None, false),
+        None => judge_connection(&Maps::JUDGING, &destination, &saddr, None, false),
     };
     if verdict.reason == Reason::NotFrontend {
         return sk_action::SK_PASS;

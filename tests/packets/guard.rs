@@ -4,16 +4,21 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{self, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    path::PathBuf,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
+use nix::sys::socket::{self, SockaddrStorage};
 use tidegate_kernel::{Hook, Reason, probe};
 use tidegate_model::DomainId;
 
-use crate::bed::{Bed, PRIVATE, PUBLIC, desired, ip, on_bed};
+use crate::{
+    bed::{Bed, PRIVATE, PUBLIC, desired, ip, on_bed},
+    sys::{disconnect, open_socket},
+};
 
 /// Tells the child which cgroup to enter.
 const CGROUP: &str = "TIDEGATE_PACKETS_CGROUP";
@@ -55,16 +60,57 @@ fn dial_from(cgroup: &Cgroup, dials: &[(&str, SocketAddr)]) -> BTreeMap<String, 
     results.map(|(dial, result)| (dial.to_owned(), result.to_owned())).collect()
 }
 
-/// Dials once; the number of the error, if any.
-fn dial(kind: &str, addr: SocketAddr) -> String {
-    let any: SocketAddr = if addr.is_ipv4() { ([0; 4], 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let result = match kind {
+/// Does one thing with an address; the number of the error, if any. `borrowed` are sockets from before the process entered
+/// the cgroup, as a worker has them from the agent.
+fn dial(kind: &str, addr: SocketAddr, borrowed: &mut Borrowed) -> String {
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let open = |kind, protocol| open_socket(family, kind, protocol);
+    let connect = |socket: OwnedFd| socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(addr)).map_err(Into::into);
+    let bind = |socket: OwnedFd| socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(addr)).map_err(Into::into);
+    let result: io::Result<()> = match kind {
         "tcp" => TcpStream::connect_timeout(&addr, Duration::from_secs(5)).map(drop),
-        "udp" => UdpSocket::bind(any).expect("binding").connect(addr),
-        "sendto" => UdpSocket::bind(any).expect("binding").send_to(b"x", addr).map(drop),
+        "udp" => open(libc::SOCK_DGRAM, 0).and_then(connect),
+        "sendto" => open(libc::SOCK_DGRAM, 0).and_then(|socket| UdpSocket::from(socket).send_to(b"x", addr).map(drop)),
+        "bind" => open(libc::SOCK_STREAM, 0).and_then(bind),
+        "bind-udp" => open(libc::SOCK_DGRAM, 0).and_then(bind),
+        "raw" => open(libc::SOCK_RAW, libc::IPPROTO_RAW).map(drop),
+        "raw-tcp" => open(libc::SOCK_RAW, libc::IPPROTO_TCP).map(drop),
+        "mptcp" => open(libc::SOCK_STREAM, libc::IPPROTO_MPTCP).map(drop),
+        "listener" => {
+            let listener = OwnedFd::from(borrowed.listeners.pop().expect("two were made"));
+            disconnect(listener.as_fd()).and_then(|()| connect(listener))
+        }
+        "accepted" => {
+            let accepted = OwnedFd::from(borrowed.accepted.pop().expect("two were made"));
+            disconnect(accepted.as_fd()).and_then(|()| connect(accepted))
+        }
+        "rebind" => {
+            let accepted = OwnedFd::from(borrowed.accepted.pop().expect("two were made"));
+            disconnect(accepted.as_fd()).and_then(|()| bind(accepted))
+        }
         _ => panic!("{kind}?"),
     };
     result.map_or_else(|error| error.raw_os_error().unwrap_or(-1).to_string(), |()| "ok".to_owned())
+}
+
+/// Sockets that were made elsewhere and passed on.
+#[derive(Default)]
+struct Borrowed {
+    listeners: Vec<TcpListener>,
+    accepted: Vec<TcpStream>,
+}
+
+impl Borrowed {
+    fn new() -> Self {
+        let mut borrowed = Self::default();
+        for _ in 0..4 {
+            let (listener, addr) = listen("127.0.0.1:0");
+            let _client = TcpStream::connect(addr).expect("connecting");
+            borrowed.accepted.push(listener.accept().expect("accepting").0);
+            borrowed.listeners.push(listener);
+        }
+        borrowed
+    }
 }
 
 /// Also the process that `dial_from` starts in a guarded cgroup: there it tells its parent how each dial went.
@@ -72,15 +118,17 @@ fn dial(kind: &str, addr: SocketAddr) -> String {
 fn a_process_that_nobody_guards_dials_anything() {
     let Ok(procs) = env::var(CGROUP) else {
         let (_listener, addr) = listen("127.0.0.1:0");
-        for kind in ["tcp", "udp", "sendto"] {
-            assert_eq!(dial(kind, addr), "ok", "{kind}");
+        let mut borrowed = Borrowed::new();
+        for kind in ["tcp", "udp", "sendto", "raw", "raw-tcp", "listener", "accepted"] {
+            assert_eq!(dial(kind, addr, &mut borrowed), "ok", "{kind}");
         }
         return;
     };
+    let mut borrowed = Borrowed::new();
     fs::write(procs, std::process::id().to_string()).expect("entering the cgroup");
     for told in env::var(DIALS).expect("set by the parent").split(',') {
         let (kind, addr) = told.split_once(' ').expect("kind and address");
-        let result = dial(kind, addr.parse().expect("an address"));
+        let result = dial(kind, addr.parse().expect("an address"), &mut borrowed);
         // Straight to the descriptor: what the harness prints around it stays on lines of its own.
         writeln!(io::stdout(), "\nDIALLED {told}={result}").expect("writing");
     }
@@ -191,7 +239,7 @@ fn an_unwatched_cgroup_is_free_and_an_unknown_one_is_refused() {
         assert_dials(&inner, &[("tcp", addr, false)]);
         assert_dials(&cgroup, &[("tcp", addr, true)]);
         // Counted under no domain; steer and admit saw nothing.
-        assert_eq!(bed.count(DomainId(0), Hook::Guard, Reason::DialDenied), 1);
+        assert_eq!(bed.count(DomainId(0), Hook::Guard, Reason::SocketDenied), 1);
         bed.kernel.unwatch_cgroup(&cgroup.0).expect("ending the guard");
         assert!(bed.kernel.watched().expect("reading").is_empty());
         assert!(bed.kernel.set_dialled(PUBLIC, &[], &[addr]).is_empty());
@@ -215,4 +263,72 @@ fn what_is_left_of_a_removed_cgroup_is_swept() {
             std::thread::yield_now();
         }
     });
+}
+
+#[test]
+fn a_worker_binds_nothing_and_opens_no_raw_socket() {
+    on_bed(|bed| {
+        let (_listener, own) = listen("127.0.0.1:0");
+        assert!(bed.kernel.set_dialled(PUBLIC, &[own], &[]).is_empty());
+        let cgroup = Cgroup::new(bed, "public");
+        bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        let any: SocketAddr = "0.0.0.0:0".parse().expect("an address");
+        let any6: SocketAddr = "[::]:8080".parse().expect("an address");
+        let binds = [("bind", any), ("bind", any6), ("bind", own), ("bind-udp", any), ("bind-udp", any6)];
+        assert_dials(&cgroup, &binds.map(|(kind, addr)| (kind, addr, false)));
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::BindDenied), 5);
+        let sockets = [("raw", any), ("raw", any6), ("raw-tcp", any), ("raw-tcp", any6), ("mptcp", any)];
+        assert_dials(&cgroup, &sockets.map(|(kind, addr)| (kind, addr, false)));
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::SocketDenied), 5);
+        let mut samples = bed.kernel.take_samples().expect("nobody reads them yet");
+        let mut seen = Vec::new();
+        samples.drain(100, |sample| {
+            let source = SocketAddr::new(sample.source, sample.source_port);
+            seen.push((sample.reason, source, sample.protocol));
+        });
+        assert!(seen.contains(&(Reason::BindDenied, any6, 6)), "{seen:?}");
+        assert!(seen.contains(&(Reason::BindDenied, any, 17)), "{seen:?}");
+        assert_eq!(seen.iter().filter(|(reason, ..)| *reason == Reason::SocketDenied).count(), 5);
+        // What serving needs goes on.
+        assert_dials(&cgroup, &[("tcp", own, true)]);
+    });
+}
+
+#[test]
+fn a_socket_from_the_agent_takes_a_worker_nowhere_else() {
+    on_bed(|bed| {
+        let (_own, own) = listen("127.0.0.1:0");
+        let (_other, other) = listen("127.0.0.1:0");
+        assert!(bed.kernel.set_dialled(PUBLIC, &[own], &[]).is_empty());
+        let cgroup = Cgroup::new(bed, "public");
+        bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        let free = SocketAddr::new(other.ip(), 0);
+        // The kernel asks the programs of the cgroup that a socket was made in: those on the worker's do not see it.
+        assert_dials(&cgroup, &[("listener", other, true), ("accepted", other, true)]);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialDenied), 0);
+        let agents = own_cgroup(bed);
+        bed.kernel.watch_borrowed(&agents).expect("guarding");
+        bed.kernel.watch_borrowed(&agents).expect("as it is");
+        assert_dials(&cgroup, &[("listener", other, false), ("accepted", other, false), ("rebind", free, false)]);
+        assert_dials(&cgroup, &[("listener", own, true), ("accepted", own, true)]);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialDenied), 2);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::BindDenied), 1);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialAllowed), 2);
+        // Its own sockets are judged once, not by both.
+        assert_dials(&cgroup, &[("tcp", own, true), ("tcp", other, false), ("bind", free, false)]);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialAllowed), 3);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialDenied), 3);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::BindDenied), 2);
+        // Whoever is no worker, the agent among them, dials and binds on.
+        let (_listener, addr) = listen("127.0.0.1:0");
+        TcpStream::connect(addr).expect("connecting");
+    });
+}
+
+/// The cgroup of this process.
+fn own_cgroup(bed: &Bed) -> PathBuf {
+    let features = probe(&bed.config.bpffs).expect("this host can run the kernel tier");
+    let text = fs::read_to_string("/proc/self/cgroup").expect("proc(5)");
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("a group of version 2");
+    features.cgroup2.join(Path::new(own))
 }

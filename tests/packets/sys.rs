@@ -1,7 +1,14 @@
-//! A hand in the pinned maps, to make states that the kernel tier never makes.
-#![expect(unsafe_code, reason = "bpf(2) takes untyped memory")]
+//! A hand in the pinned maps, to make states that the kernel tier never makes, and sockets as only an attacker uses them.
+#![expect(unsafe_code, reason = "bpf(2) takes untyped memory; sockets of kinds and in states that std does not know")]
 
-use std::{ffi::CString, io, os::unix::ffi::OsStrExt};
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+};
 
 use tidegate_kernel::KernelConfig;
 
@@ -24,4 +31,23 @@ pub(crate) fn delete_element(config: &KernelConfig, map: &str, key: &[u8]) {
     bpf(BPF_MAP_DELETE_ELEM, &mut [fd as u64, key.as_ptr() as u64, 0, 0]);
     // SAFETY: the descriptor was just made and has no other owner.
     unsafe { libc::close(fd as i32) };
+}
+
+/// Opens a socket of any kind.
+pub(crate) fn open_socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no memory.
+    let fd = unsafe { libc::socket(family, kind, protocol) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and has no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes a connected or listening socket back to where it was after it was made (connect(2) with `AF_UNSPEC`).
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    // SAFETY: the kernel reads as many bytes as the address has.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), &nowhere, size_of_val(&nowhere) as libc::socklen_t) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

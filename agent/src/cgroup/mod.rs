@@ -50,6 +50,11 @@ impl Cgroups {
         Self { hierarchies, folder: Path::new("tidegate").join(instance) }
     }
 
+    /// The group of version 2 that init was started in: it and groups below it hold the agent and every worker.
+    pub fn base(&self) -> Option<&Path> {
+        self.hierarchies.v2.as_deref()
+    }
+
     /// Makes the folder of the instance in every hierarchy. Init does this: the root group of a hierarchy is writable for
     /// nobody (mode 0555), so that making a group in it takes `CAP_DAC_OVERRIDE`, which the agent does not have.
     pub fn prepare_instance(&self) {

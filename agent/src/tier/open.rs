@@ -4,6 +4,7 @@ use tidegate_kernel::{Kernel, KernelConfig, Samples, probe};
 use tracing::{error, info, warn};
 
 use crate::{
+    cgroup::Cgroups,
     options::{KernelOption, RunOptions},
     state::TierState,
 };
@@ -63,6 +64,10 @@ fn open_kernel(options: &RunOptions) -> Result<Kit, Vec<String>> {
     let (mut kernel, opened) = Kernel::open(&config).map_err(|error| vec![error.to_string()])?;
     info!(?opened, kernel = features.kernel, "kernel tier opened");
     kernel.attach_steer().map_err(|error| vec![error.to_string()])?;
+    // Without a hierarchy of version 2 there is no guard at all, which each domain reports.
+    if let Some(base) = Cgroups::discover(&options.instance).base() {
+        kernel.watch_borrowed(base).map_err(|error| vec![error.to_string()])?;
+    }
     let mut warnings = features.warnings;
     let samples = kernel.take_samples().map_err(|error| warnings.push(format!("no sampled verdicts: {error}"))).ok();
     Ok((KernelTier::new(kernel), samples, warnings))

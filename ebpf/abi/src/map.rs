@@ -41,9 +41,11 @@ pub mod name {
     pub const RATE_DOMAINS: &str = "RATE_DOMAINS";
     /// Domain -> connections judged by a shared bucket, per CPU.
     pub const RATE_OVERFLOWS: &str = "RATE_OVERFLOWS";
+    /// One element per CPU: cookie of the socket that `guard` has judged last, so that `borrowed` does not do it again.
+    pub const JUDGED: &str = "JUDGED";
 
     /// Every map.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 18] = [
         ADDRESSES,
         FRONTENDS,
         INTERFACES,
@@ -61,6 +63,7 @@ pub mod name {
         RATE_TABLES,
         RATE_DOMAINS,
         RATE_OVERFLOWS,
+        JUDGED,
     ];
 }
 

@@ -1,7 +1,8 @@
 //! Links: where the programs hang. Every link is pinned, so it outlives the agent.
 //!
-//! Names say what a link is: `xdp-<ifindex>-<native|generic>`, `steer`, `guard-<domain>-<cgroup id>-<program>`. A link whose
-//! interface, cgroup or namespace is gone runs nothing; its pin is removed when it is met.
+//! Names say what a link is: `xdp-<ifindex>-<native|generic>`, `steer`, `guard-<domain>-<cgroup id>-<program>`,
+//! `borrowed-<cgroup id>-<program>`. A link whose interface, cgroup or namespace is gone runs nothing; its pin is removed
+//! when it is met.
 
 use std::{
     collections::BTreeMap,
@@ -53,6 +54,7 @@ enum LinkName {
     Xdp { ifindex: u32, mode: AttachMode },
     Steer,
     Guard { domain: u32, cgroup: u64, program: ProgramName },
+    Borrowed { cgroup: u64, program: ProgramName },
 }
 
 impl LinkName {
@@ -65,9 +67,14 @@ impl LinkName {
             let mode = [AttachMode::Native, AttachMode::Generic].into_iter().find(|each| each.to_string() == mode)?;
             return Some(Self::Xdp { ifindex: ifindex.parse().ok()?, mode });
         }
+        if let Some(rest) = text.strip_prefix("borrowed-") {
+            let (cgroup, program) = rest.split_once('-')?;
+            let program = ProgramName::parse(program).filter(|program| ProgramName::BORROWED.contains(program))?;
+            return Some(Self::Borrowed { cgroup: cgroup.parse().ok()?, program });
+        }
         let mut parts = text.strip_prefix("guard-")?.splitn(3, '-');
         let (domain, cgroup, program) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
-        let program = ProgramName::GUARDS.into_iter().find(|each| each.as_str() == program)?;
+        let program = ProgramName::parse(program).filter(|program| ProgramName::GUARDS.contains(program))?;
         Some(Self::Guard { domain, cgroup, program })
     }
 
@@ -75,7 +82,7 @@ impl LinkName {
         match self {
             Self::Xdp { .. } => ProgramName::Admit,
             Self::Steer => ProgramName::Steer,
-            Self::Guard { program, .. } => program,
+            Self::Guard { program, .. } | Self::Borrowed { program, .. } => program,
         }
     }
 }
@@ -86,6 +93,7 @@ impl fmt::Display for LinkName {
             Self::Xdp { ifindex, mode } => write!(f, "xdp-{ifindex}-{mode}"),
             Self::Steer => f.write_str("steer"),
             Self::Guard { domain, cgroup, program } => write!(f, "guard-{domain}-{cgroup}-{}", program.as_str()),
+            Self::Borrowed { cgroup, program } => write!(f, "borrowed-{cgroup}-{}", program.as_str()),
         }
     }
 }
@@ -180,25 +188,46 @@ impl Kernel {
     /// # Errors
     /// When the folder is no cgroup of version 2 or the kernel refuses a program; what was attached stays.
     pub fn watch_cgroup(&mut self, domain: DomainId, cgroup: &Path) -> Result<(), KernelError> {
-        let file_error = |source| KernelError::File { path: cgroup.to_owned(), source };
-        let folder = fs::File::open(cgroup).map_err(file_error)?;
-        // The inode of a cgroup's folder is the id that programs see (kernfs, 64 bit).
-        let id = folder.metadata().map_err(file_error)?.ino();
+        let (folder, id) = open_cgroup(cgroup)?;
         self.tables.put_worker(id, domain.0).map_err(map_error(name::WORKERS))?;
         for program in ProgramName::GUARDS {
-            let link_name = LinkName::Guard { domain: domain.0, cgroup: id, program };
-            let pin = self.pins.link(&link_name.to_string());
-            if open_link(&pin)?.is_some_and(|(_, info)| info.target == id) {
-                continue;
-            }
-            remove_link(&pin)?;
-            let target = folder.as_fd().as_raw_fd() as u32;
-            let link = sys::create_link(self.program(program), target, program.attach_type(), 0).map_err(|source| {
-                KernelError::Attach { program: program.as_str(), target: cgroup.display().to_string(), source }
-            })?;
-            self.pin_link(&link, link_name)?;
+            self.attach_cgroup(LinkName::Guard { domain: domain.0, cgroup: id, program }, &folder, cgroup)?;
         }
         Ok(())
+    }
+
+    /// Guards what workers do with sockets that the agent has made for them: `cgroup` is the agent's own, or one above it
+    /// and the workers'. Whoever is no worker passes. Does nothing where it does so already; another cgroup's guard ends.
+    ///
+    /// # Errors
+    /// As for [`Kernel::watch_cgroup`].
+    pub fn watch_borrowed(&mut self, cgroup: &Path) -> Result<(), KernelError> {
+        let (folder, id) = open_cgroup(cgroup)?;
+        for program in ProgramName::BORROWED {
+            self.attach_cgroup(LinkName::Borrowed { cgroup: id, program }, &folder, cgroup)?;
+        }
+        for text in self.pins.link_names()? {
+            if matches!(LinkName::parse(&text), Some(LinkName::Borrowed { cgroup, .. }) if cgroup != id) {
+                remove_link(&self.pins.link(&text))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_cgroup(&self, link_name: LinkName, folder: &fs::File, path: &Path) -> Result<(), KernelError> {
+        let (LinkName::Guard { cgroup: id, program, .. } | LinkName::Borrowed { cgroup: id, program }) = link_name else {
+            return Ok(());
+        };
+        let pin = self.pins.link(&link_name.to_string());
+        if open_link(&pin)?.is_some_and(|(_, info)| info.target == id) {
+            return Ok(());
+        }
+        remove_link(&pin)?;
+        let target = folder.as_fd().as_raw_fd() as u32;
+        let link = sys::create_link(self.program(program), target, program.attach_type(), 0).map_err(|source| {
+            KernelError::Attach { program: program.as_str(), target: path.display().to_string(), source }
+        })?;
+        self.pin_link(&link, link_name)
     }
 
     /// Ends the guard on a worker's cgroup. A cgroup that is gone is no error: what is left of it is removed.
@@ -249,7 +278,8 @@ impl Kernel {
                 (Some(LinkName::Xdp { ifindex, mode }), Some(info)) if info.target == u64::from(ifindex) => {
                     self.attached.insert(ifindex, mode);
                 }
-                (Some(LinkName::Guard { cgroup, .. }), Some(info)) if info.target == cgroup => {}
+                (Some(LinkName::Guard { cgroup, .. } | LinkName::Borrowed { cgroup, .. }), Some(info))
+                    if info.target == cgroup => {}
                 (Some(LinkName::Steer), Some(info)) if info.target != 0 => {}
                 (Some(LinkName::Guard { cgroup, .. }), _) => {
                     remove_link(&pin)?;
@@ -282,6 +312,14 @@ impl Kernel {
     }
 }
 
+/// The folder of a cgroup and its id: the inode, which is what programs see (kernfs, 64 bit).
+fn open_cgroup(path: &Path) -> Result<(fs::File, u64), KernelError> {
+    let file_error = |source| KernelError::File { path: path.to_owned(), source };
+    let folder = fs::File::open(path).map_err(file_error)?;
+    let id = folder.metadata().map_err(file_error)?.ino();
+    Ok((folder, id))
+}
+
 fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
     let link = match sys::open_pin(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -305,13 +343,14 @@ mod tests {
             LinkName::Xdp { ifindex: 7, mode: AttachMode::Generic },
             LinkName::Steer,
             LinkName::Guard { domain: 3, cgroup: u64::MAX, program: ProgramName::GuardSendmsg6 },
+            LinkName::Borrowed { cgroup: 9, program: ProgramName::BorrowedBind4 },
         ];
         for name in names {
             let text = name.to_string();
             assert!(!text.contains('.'), "bpffs refuses dots");
             assert_eq!(LinkName::parse(&text), Some(name));
         }
-        for text in ["", "xdp-", "xdp-1", "xdp-x-native", "guard-1-2", "guard-1-2-other", "steer2"] {
+        for text in ["", "xdp-", "xdp-1", "xdp-x-native", "guard-1-2", "guard-1-2-other", "borrowed-2-admit", "guard-1-2-admit", "steer2"] {
             assert_eq!(LinkName::parse(text), None, "{text}");
         }
     }

@@ -84,6 +84,7 @@ pub fn probe(bpffs: &Path) -> Result<Features, ProbeError> {
             ("XDP", ProgramType::Xdp, "CONFIG_BPF_SYSCALL and CONFIG_NET"),
             ("sk_lookup", ProgramType::SkLookup, "CONFIG_BPF_SYSCALL and CONFIG_INET"),
             ("cgroup socket address programs", ProgramType::CgroupSockAddr, "CONFIG_CGROUP_BPF"),
+            ("cgroup socket programs", ProgramType::CgroupSock, "CONFIG_CGROUP_BPF"),
         ];
         for (feature, program_type, option) in types {
             let found = match is_program_supported(program_type) {

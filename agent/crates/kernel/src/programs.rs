@@ -20,55 +20,69 @@ use crate::{
     sys::{self, AttachType},
 };
 
-/// The programs of the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ProgramName {
-    Admit,
-    Explain,
-    Steer,
-    GuardConnect4,
-    GuardConnect6,
-    GuardSendmsg4,
-    GuardSendmsg6,
+macro_rules! programs {
+    ($($program:ident, $name:literal, $attach_type:ident;)+) => {
+        /// The programs of the object.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum ProgramName {
+            $($program),+
+        }
+
+        impl ProgramName {
+            pub(crate) const ALL: &[Self] = &[$(Self::$program),+];
+
+            /// Name in the object and of the pin.
+            pub(crate) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$program => $name),+
+                }
+            }
+
+            pub(crate) fn attach_type(self) -> AttachType {
+                match self {
+                    $(Self::$program => AttachType::$attach_type),+
+                }
+            }
+        }
+    };
+}
+
+programs! {
+    Admit, "admit", Xdp;
+    Explain, "explain", Xdp;
+    Steer, "steer", SkLookup;
+    GuardSocket, "guard_socket", SockCreate;
+    GuardBind4, "guard_bind4", Bind4;
+    GuardBind6, "guard_bind6", Bind6;
+    GuardConnect4, "guard_connect4", Connect4;
+    GuardConnect6, "guard_connect6", Connect6;
+    GuardSendmsg4, "guard_sendmsg4", Sendmsg4;
+    GuardSendmsg6, "guard_sendmsg6", Sendmsg6;
+    BorrowedBind4, "borrowed_bind4", Bind4;
+    BorrowedBind6, "borrowed_bind6", Bind6;
+    BorrowedConnect4, "borrowed_connect4", Connect4;
+    BorrowedConnect6, "borrowed_connect6", Connect6;
 }
 
 impl ProgramName {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Admit,
-        Self::Explain,
-        Self::Steer,
+    /// The programs on a worker's cgroup.
+    pub(crate) const GUARDS: [Self; 7] = [
+        Self::GuardSocket,
+        Self::GuardBind4,
+        Self::GuardBind6,
         Self::GuardConnect4,
         Self::GuardConnect6,
         Self::GuardSendmsg4,
         Self::GuardSendmsg6,
     ];
 
-    /// The programs that guard a cgroup.
-    pub(crate) const GUARDS: [Self; 4] =
-        [Self::GuardConnect4, Self::GuardConnect6, Self::GuardSendmsg4, Self::GuardSendmsg6];
+    /// The programs on the cgroup in which the agent makes sockets for workers.
+    pub(crate) const BORROWED: [Self; 4] =
+        [Self::BorrowedBind4, Self::BorrowedBind6, Self::BorrowedConnect4, Self::BorrowedConnect6];
 
-    /// Name in the object and of the pin.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Admit => "admit",
-            Self::Explain => "explain",
-            Self::Steer => "steer",
-            Self::GuardConnect4 => "guard_connect4",
-            Self::GuardConnect6 => "guard_connect6",
-            Self::GuardSendmsg4 => "guard_sendmsg4",
-            Self::GuardSendmsg6 => "guard_sendmsg6",
-        }
-    }
-
-    pub(crate) fn attach_type(self) -> AttachType {
-        match self {
-            Self::Admit | Self::Explain => AttachType::Xdp,
-            Self::Steer => AttachType::SkLookup,
-            Self::GuardConnect4 => AttachType::Connect4,
-            Self::GuardConnect6 => AttachType::Connect6,
-            Self::GuardSendmsg4 => AttachType::Sendmsg4,
-            Self::GuardSendmsg6 => AttachType::Sendmsg6,
-        }
+    /// The program with this name.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|program| program.as_str() == text)
     }
 }
 
@@ -106,7 +120,7 @@ impl Programs {
     pub(crate) fn load(ebpf: &mut Ebpf, pins: &Pins) -> Result<Self, KernelError> {
         let mut all = Vec::new();
         let mut is_steer_blind = false;
-        for name in ProgramName::ALL {
+        for &name in ProgramName::ALL {
             let error = |source| KernelError::Program { program: name.as_str(), source: Box::new(source) };
             let (info, fd) = match load(find(ebpf, name.as_str())?) {
                 Err(_) if name == ProgramName::Steer && is_older_than(INGRESS_SINCE) => {
@@ -158,6 +172,10 @@ fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
             Ok((program.info()?, clone(program.fd()?)?))
         }
         Program::SkLookup(program) => {
+            program.load()?;
+            Ok((program.info()?, clone(program.fd()?)?))
+        }
+        Program::CgroupSock(program) => {
             program.load()?;
             Ok((program.info()?, clone(program.fd()?)?))
         }

@@ -45,6 +45,9 @@ mod command {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum AttachType {
+    SockCreate = 2,
+    Bind4 = 8,
+    Bind6 = 9,
     Connect4 = 10,
     Connect6 = 11,
     Sendmsg4 = 14,

@@ -46,6 +46,8 @@ pub(crate) static SOCKETS: SockMap<{ MAX_SOCKETS as usize }> = SockMap::new();
 pub(crate) static WORKERS: HashMap<u64, u32, { MAX_WORKERS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static DIALLED: HashMap<DialledKey, u32, { MAX_DIALLED as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static JUDGED: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// The maps as the decision sees them.
 ///

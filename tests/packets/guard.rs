@@ -65,7 +65,8 @@ fn dial_from(cgroup: &Cgroup, dials: &[(&str, SocketAddr)]) -> BTreeMap<String, 
 fn dial(kind: &str, addr: SocketAddr, borrowed: &mut Borrowed) -> String {
     let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let open = |kind, protocol| open_socket(family, kind, protocol);
-    let connect = |socket: OwnedFd| socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(addr)).map_err(Into::into);
+    let connect =
+        |socket: OwnedFd| socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(addr)).map_err(Into::into);
     let bind = |socket: OwnedFd| socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(addr)).map_err(Into::into);
     let result: io::Result<()> = match kind {
         "tcp" => TcpStream::connect_timeout(&addr, Duration::from_secs(5)).map(drop),

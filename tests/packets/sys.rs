@@ -8,15 +8,20 @@ use std::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
+    path::Path,
 };
 
 use tidegate_kernel::KernelConfig;
 
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 
-fn bpf(command: libc::c_long, attr: &mut [u64; 4]) -> libc::c_long {
-    // SAFETY: the kernel reads at most the 32 bytes and the path or key that they point at, which the callers keep alive.
+/// `attr` is the part of `union bpf_attr` that the command reads.
+fn bpf<const WORDS: usize>(command: libc::c_long, attr: &mut [u64; WORDS]) -> libc::c_long {
+    // SAFETY: the kernel reads and writes at most these bytes and what they point at, which the callers keep alive.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(attr)) };
     assert!(result >= 0, "bpf({command}): {}", io::Error::last_os_error());
     result
@@ -26,11 +31,40 @@ fn bpf(command: libc::c_long, attr: &mut [u64; 4]) -> libc::c_long {
 pub(crate) fn delete_element(config: &KernelConfig, map: &str, key: &[u8]) {
     let folder = config.bpffs.join("tidegate").join(&config.instance);
     let path = folder.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)).join(map);
+    let map = open_pin(&path);
+    bpf(BPF_MAP_DELETE_ELEM, &mut [map.as_raw_fd() as u64, key.as_ptr() as u64, 0, 0]);
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pin(path: &Path) -> OwnedFd {
     let path = CString::new(path.as_os_str().as_bytes()).expect("no zero byte in a path");
-    let fd = bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0, 0, 0]);
-    bpf(BPF_MAP_DELETE_ELEM, &mut [fd as u64, key.as_ptr() as u64, 0, 0]);
+    to_fd(bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0]))
+}
+
+fn to_fd(result: libc::c_long) -> OwnedFd {
     // SAFETY: the descriptor was just made and has no other owner.
-    unsafe { libc::close(fd as i32) };
+    unsafe { OwnedFd::from_raw_fd(result as i32) }
+}
+
+/// Runs the program that a pinned XDP link runs now on a frame, whoever has loaded it; returns the action.
+pub(crate) fn run_attached(link: &Path, frame: &[u8], ifindex: u32) -> u32 {
+    let link = open_pin(link);
+    // struct bpf_link_info: type, id, prog_id, …
+    let mut info = [0u32; 16];
+    let words = size_of_val(&info) as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut [link.as_raw_fd() as u64 | words << 32, info.as_mut_ptr() as u64]);
+    let program = to_fd(bpf(BPF_PROG_GET_FD_BY_ID, &mut [info[2].into(), 0]));
+    // struct xdp_md with data_end and ingress_ifindex.
+    let mut context = [0u32, frame.len() as u32, 0, ifindex, 0, 0];
+    let mut attr = [0u64; 10];
+    attr[0] = program.as_raw_fd() as u64;
+    attr[1] = frame.len() as u64;
+    attr[2] = frame.as_ptr() as u64;
+    attr[4] = 1;
+    attr[5] = size_of_val(&context) as u64;
+    attr[6] = context.as_mut_ptr() as u64;
+    bpf(BPF_PROG_TEST_RUN, &mut attr);
+    (attr[0] >> 32) as u32
 }
 
 /// Opens a socket of any kind.

@@ -67,7 +67,7 @@ fn the_next_agent_finds_links_programs_and_state_as_they_were() {
         bed.assert_admit("before", &frame, wan, PUBLIC, Reason::SourceDenied);
         let config = bed.config.clone();
         let opened = reopen(bed, &config);
-        assert!(opened.has_adopted_maps);
+        assert!(opened.has_adopted_maps && !opened.has_loaded, "{opened:?}");
         assert_eq!(opened.domains, [PUBLIC, PRIVATE, SHARED, CLOSED]);
         assert_eq!((opened.updated.len(), opened.kept.len()), (0, 3), "{opened:?}");
         assert_eq!(links(&config), before);
@@ -97,6 +97,7 @@ fn changed_programs_take_the_place_of_the_old_ones_on_the_same_links() {
         let opened = reopen(bed, &config);
         assert_eq!(opened.updated, [format!("xdp-{wan}-native")], "{opened:?}");
         assert_eq!(opened.kept, ["steer"]);
+        assert!(opened.has_loaded);
         assert_ne!(bed.kernel.program_id("admit"), Some(old));
         assert_eq!(bed.kernel.program_id("steer"), Some(steer));
         assert_eq!(links(&config), before);
@@ -141,6 +142,70 @@ fn maps_of_another_version_judge_until_the_first_state_is_applied() {
         assert!(squatter.accept().is_err(), "nothing reached the other listener");
         assert!(!root.join("maps-v0").exists());
         assert_eq!(reopen(bed, &config).kept, ["steer"]);
+    });
+}
+
+#[test]
+fn maps_that_were_never_filled_are_not_taken_over() {
+    on_bed(|bed| {
+        let (wan, lan) = (bed.wan, bed.lan);
+        bed.kernel.attach_interface(wan).expect("attaching");
+        let root = bed.config.bpffs.join("tidegate").join(&bed.config.instance);
+        fs::rename(root.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)), root.join("maps-v0")).expect("renaming");
+        let denied = V4::new(DENIED_V4, PUBLIC_V4, TCP, tcp(443)).on(Link::untagged());
+        let config = bed.config.clone();
+        let pin = root.join("links").join(format!("xdp-{wan}-native"));
+        // Each of these dies with all maps of its version made and none filled: empty ones would let everything pass.
+        for _ in 0..2 {
+            let opened = reopen(bed, &config);
+            assert!(!opened.has_adopted_maps && opened.updated.is_empty(), "{opened:?}");
+            assert_eq!(crate::sys::run_attached(&pin, &denied, wan), crate::bed::XDP_DROP, "the old maps judge on");
+        }
+        bed.kernel.apply(&desired(wan, lan)).expect("applying");
+        bed.assert_admit("filled", &denied, wan, PUBLIC, Reason::SourceDenied);
+        assert_eq!(crate::sys::run_attached(&pin, &denied, wan), crate::bed::XDP_DROP);
+        assert!(reopen(bed, &config).has_adopted_maps);
+        // Of maps that are not complete (somebody removed a pin) none is taken over either.
+        fs::remove_file(root.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)).join("ADDRESSES")).expect("removing");
+        let opened = reopen(bed, &config);
+        assert!(!opened.has_adopted_maps && opened.domains.is_empty(), "{opened:?}");
+        assert_eq!(crate::sys::run_attached(&pin, &denied, wan), crate::bed::XDP_DROP, "the old maps judge on");
+        bed.kernel.apply(&desired(wan, lan)).expect("applying");
+        bed.assert_admit("filled again", &denied, wan, PUBLIC, Reason::SourceDenied);
+        assert_eq!(crate::sys::run_attached(&pin, &denied, wan), crate::bed::XDP_DROP);
+    });
+}
+
+#[test]
+fn folders_of_pins_are_closed_and_those_of_others_refused() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    on_bed(|bed| {
+        let root = bed.config.bpffs.join("tidegate").join(&bed.config.instance);
+        let maps = root.join(format!("maps-v{}", tidegate_abi::ABI_VERSION));
+        let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").mode() & 0o7777;
+        for folder in [root.parent().expect("not the root"), &root, &maps, &root.join("links"), &root.join("programs")]
+        {
+            assert_eq!(mode(folder), 0o700, "{folder:?}");
+        }
+        assert_eq!(mode(&maps.join("DOMAINS")), 0o600);
+        fs::set_permissions(&maps, fs::Permissions::from_mode(0o777)).expect("opening it");
+        let config = bed.config.clone();
+        assert_eq!(reopen(bed, &config).closed, [maps.clone()]);
+        assert_eq!(mode(&maps), 0o700);
+        assert!(reopen(bed, &config).closed.is_empty());
+        let refused = |what: &str| {
+            let error = Kernel::open(&config).map(drop).expect_err("what others made is not used").to_string();
+            assert!(error.contains(what), "{error}");
+        };
+        chown(maps.join("DOMAINS"), Some(1000), None).expect("giving it away");
+        refused("DOMAINS belongs to user 1000");
+        chown(maps.join("DOMAINS"), Some(0), None).expect("taking it back");
+        chown(root.join("links"), Some(1000), None).expect("giving it away");
+        refused("links belongs to user 1000");
+        chown(root.join("links"), Some(0), None).expect("taking it back");
+        fs::rename(root.join("programs"), root.join("elsewhere")).expect("renaming");
+        symlink(root.join("elsewhere"), root.join("programs")).expect("linking");
+        refused("programs is no folder");
     });
 }
 

@@ -215,7 +215,8 @@ impl Kernel {
     }
 
     fn attach_cgroup(&self, link_name: LinkName, folder: &fs::File, path: &Path) -> Result<(), KernelError> {
-        let (LinkName::Guard { cgroup: id, program, .. } | LinkName::Borrowed { cgroup: id, program }) = link_name else {
+        let (LinkName::Guard { cgroup: id, program, .. } | LinkName::Borrowed { cgroup: id, program }) = link_name
+        else {
             return Ok(());
         };
         let pin = self.pins.link(&link_name.to_string());
@@ -350,7 +351,17 @@ mod tests {
             assert!(!text.contains('.'), "bpffs refuses dots");
             assert_eq!(LinkName::parse(&text), Some(name));
         }
-        for text in ["", "xdp-", "xdp-1", "xdp-x-native", "guard-1-2", "guard-1-2-other", "borrowed-2-admit", "guard-1-2-admit", "steer2"] {
+        for text in [
+            "",
+            "xdp-",
+            "xdp-1",
+            "xdp-x-native",
+            "guard-1-2",
+            "guard-1-2-other",
+            "borrowed-2-admit",
+            "guard-1-2-admit",
+            "steer2",
+        ] {
             assert_eq!(LinkName::parse(text), None, "{text}");
         }
     }

@@ -40,6 +40,14 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// What is pinned may have been changed by somebody else.
+    #[error("{path} {what}, and whoever made it could change what is admitted: remove it, then start again")]
+    Foreign {
+        /// Folder or pin.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A program could not be attached.
     #[error("cannot attach {program} to {target}: {source}{}", mend(source))]
     Attach {

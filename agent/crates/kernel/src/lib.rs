@@ -14,6 +14,7 @@ mod desired;
 mod entries;
 mod error;
 mod interfaces;
+mod maps;
 mod open;
 mod pins;
 mod probe;

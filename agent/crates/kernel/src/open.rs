@@ -3,7 +3,7 @@
 //! The agent may die at any point. Maps are pinned as they are made, links as they are attached, programs once the links run
 //! them; whatever of that is there the next agent finds and completes. With maps of this ABI version in place the links are
 //! moved to changed programs at once; with new, empty maps only after the first [`Kernel::apply`], so that no packet is judged
-//! by empty tables.
+//! by empty tables. Maps that were never filled are never taken over: the folder's name tells.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,8 @@ use crate::{
     KernelError,
     attach::AttachMode,
     entries::Entries,
-    pins::Pins,
+    maps::Maps,
+    pins::{ObjectHash, Pins},
     programs::{ProgramName, Programs},
     tables::Tables,
 };
@@ -60,6 +61,10 @@ pub struct Opened {
     pub updated: Vec<String>,
     /// Links that run on untouched.
     pub kept: Vec<String>,
+    /// The object was loaded and verified; else the pinned programs are known to come of it.
+    pub has_loaded: bool,
+    /// Folders that others could open until now.
+    pub closed: Vec<PathBuf>,
     /// `steer` does not know where connections came in (kernels before 5.17) and judges their sources only.
     pub is_steer_blind: bool,
 }
@@ -67,6 +72,8 @@ pub struct Opened {
 /// The kernel tier of one instance.
 pub struct Kernel {
     pub(crate) pins: Pins,
+    /// What was loaded.
+    object: ObjectHash,
     pub(crate) programs: Programs,
     pub(crate) tables: Tables,
     /// What the maps hold.
@@ -80,7 +87,7 @@ pub struct Kernel {
     /// (NIC, VLAN device on it) of the state last applied.
     pub(crate) vlan_devices: BTreeSet<(u32, u32)>,
     pub(crate) samples: Option<aya::maps::Map>,
-    /// The maps are new and links of an earlier agent still run on old ones.
+    /// The maps are new, and nothing was applied to them yet: links of an earlier agent still run on old ones.
     pub(crate) is_uncommitted: bool,
 }
 
@@ -91,20 +98,29 @@ impl Kernel {
     /// When the object does not load, or pins cannot be made, read or replaced. What judged before goes on judging.
     pub fn open(config: &KernelConfig) -> Result<(Self, Opened), KernelError> {
         let pins = Pins::new(&config.bpffs, &config.instance);
-        pins.create()?;
-        let has_adopted_maps = name::ALL.iter().all(|name| pins.maps().join(name).exists());
-        let mut loader = EbpfLoader::new();
-        loader.verifier_log_level(VerifierLogLevel::DISABLE);
-        for name in name::ALL {
-            loader.map_pin_path(name, pins.maps().join(name));
-        }
-        let mut ebpf = loader.load(config.object).map_err(|error| KernelError::Load(Box::new(error)))?;
-        let programs = Programs::load(&mut ebpf, &pins)?;
-        let tables = Tables::take(&mut ebpf)?;
-        let samples = ebpf.take_map(name::SAMPLES);
+        let closed = pins.create()?;
+        let has_adopted_maps = pins.has_maps();
+        let object = ObjectHash::of(config.object);
+        let has_loaded = !has_adopted_maps || !pins.has_object(object);
+        let (mut maps, programs) = if !has_loaded {
+            (Maps::of_pins(&pins.maps())?, Programs::of_pins(&pins)?)
+        } else {
+            let folder = if has_adopted_maps { pins.maps() } else { pins.begin_maps()? };
+            let mut loader = EbpfLoader::new();
+            loader.verifier_log_level(VerifierLogLevel::DISABLE);
+            for name in name::ALL {
+                loader.map_pin_path(name, folder.join(name));
+            }
+            let mut ebpf = loader.load(config.object).map_err(|error| KernelError::Load(Box::new(error)))?;
+            let programs = Programs::load(&mut ebpf, &pins)?;
+            (Maps::of_object(&mut ebpf), programs)
+        };
+        let tables = Tables::take(&mut maps)?;
+        let samples = maps.take_map(name::SAMPLES);
         let applied = tables.read_entries()?;
         let mut kernel = Self {
             pins,
+            object,
             programs,
             tables,
             applied,
@@ -121,30 +137,37 @@ impl Kernel {
         }
         kernel.adopt_links()?;
         let is_steer_blind = kernel.programs.is_steer_blind;
-        let mut opened = Opened { has_adopted_maps, is_steer_blind, ..Opened::default() };
-        if has_adopted_maps || kernel.pins.link_names()?.is_empty() {
+        let mut opened = Opened { has_adopted_maps, has_loaded, is_steer_blind, closed, ..Opened::default() };
+        if has_adopted_maps {
             (opened.updated, opened.kept) = kernel.update_links()?;
         }
         opened.domains = kernel.domains()?.into_iter().collect();
         Ok((kernel, opened))
     }
 
-    /// Moves links of an earlier ABI version to this one's programs, now that the maps are filled.
+    /// Gives new maps their name, now that they are filled, and moves links to the programs that judge by them.
     pub(crate) fn commit_programs(&mut self) -> Result<(), KernelError> {
         if self.is_uncommitted {
+            // From here on the next agent takes these maps as filled, and moves what links are still to be moved.
+            self.pins.commit_maps()?;
             self.update_links()?;
-            self.pins.remove_other_maps()?;
+            self.is_uncommitted = false;
         }
         Ok(())
     }
 
     fn update_links(&mut self) -> Result<(Vec<String>, Vec<String>), KernelError> {
+        if !self.pins.has_object(self.object) {
+            self.pins.unmark_object()?;
+        }
         let (mut updated, mut kept) = (Vec::new(), Vec::new());
         for link in self.pins.link_names()? {
             if self.update_link(&link)? { updated.push(link) } else { kept.push(link) }
         }
         self.programs.pin(&self.pins)?;
-        self.is_uncommitted = false;
+        self.pins.remove_other_programs()?;
+        self.pins.remove_other_maps()?;
+        self.pins.mark_object(self.object)?;
         Ok((updated, kept))
     }
 

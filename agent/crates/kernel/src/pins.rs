@@ -1,23 +1,40 @@
-//! Where things are pinned: `<bpffs>/tidegate/<instance>/{maps-v<abi>,programs,links}`, folders 0700.
+//! Where things are pinned: `<bpffs>/tidegate/<instance>/{maps-v<abi>,programs,links,object-<hash>}`, folders 0700.
 //!
-//! Maps of each ABI version have a folder of their own, so programs and maps of two versions never mix. Names have no dot:
-//! bpffs refuses it. Links are named by numbers, since interfaces are renamed while their index stays.
+//! Maps of each ABI version have a folder of their own, so programs and maps of two versions never mix. A folder gets its name
+//! when its maps hold what was wanted: until then it is called `maps-v<abi>-new`, and whoever finds it so begins again. Names
+//! have no dot: bpffs refuses it. Links are named by numbers, since interfaces are renamed while their index stays.
 
 use std::{
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hasher},
+    io,
     os::{
         fd::AsFd,
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
 
-use tidegate_abi::ABI_VERSION;
+use nix::unistd::geteuid;
+use tidegate_abi::{ABI_VERSION, map::name};
 
-use crate::{KernelError, sys};
+use crate::{KernelError, programs::ProgramName, sys};
 
 /// Only root and the agent's user may open pins.
 const MODE: u32 = 0o700;
+
+/// Tells one BPF object from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectHash(u64);
+
+impl ObjectHash {
+    /// Hash of an object's bytes. Another hash function in a later release costs one loading more, nothing else.
+    pub(crate) fn of(object: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(object);
+        Self(hasher.finish())
+    }
+}
 
 /// The folders of one instance.
 #[derive(Clone, Debug)]
@@ -31,22 +48,64 @@ impl Pins {
         Self { root: bpffs.join("tidegate").join(instance) }
     }
 
-    /// Makes the folders that are missing.
-    pub(crate) fn create(&self) -> Result<(), KernelError> {
-        for folder in [self.maps(), self.programs(), self.links()] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(MODE)
-                .create(&folder)
-                .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(MODE)))
-                .map_err(pin_error(&folder))?;
+    /// Makes the folders that are missing, and closes those that others may open; returns the closed ones.
+    ///
+    /// Whoever can open a pinned map can change what is admitted. So a folder, or anything in it, that belongs to somebody else
+    /// is not used at all: what it holds may be anything.
+    pub(crate) fn create(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut closed = Vec::new();
+        // Beside this instance there may be those of other users.
+        if let Some(parent) = self.root.parent() {
+            closed.extend(make_private(parent)?);
         }
-        Ok(())
+        for folder in [self.root.clone(), self.programs(), self.links()] {
+            closed.extend(make_private(&folder)?);
+            check_owner(&folder)?;
+        }
+        if self.maps().exists() {
+            closed.extend(make_private(&self.maps())?);
+            check_owner(&self.maps())?;
+        }
+        Ok(closed)
     }
 
-    /// Folder of the maps of this ABI version.
+    /// Folder of the maps of this ABI version, once they hold what was wanted.
     pub(crate) fn maps(&self) -> PathBuf {
         self.root.join(format!("maps-v{ABI_VERSION}"))
+    }
+
+    /// Folder of the maps of this ABI version until then.
+    pub(crate) fn new_maps(&self) -> PathBuf {
+        self.root.join(format!("maps-v{ABI_VERSION}-new"))
+    }
+
+    /// Whether maps of this ABI version are there that hold what an earlier agent wanted.
+    pub(crate) fn has_maps(&self) -> bool {
+        name::ALL.iter().all(|name| self.maps().join(name).exists())
+    }
+
+    /// Makes an empty folder for new maps. What an agent has left there that died before its maps were filled goes. Maps of
+    /// this version of which some are missing step aside: programs that run judge by them until the new ones are filled.
+    pub(crate) fn begin_maps(&self) -> Result<PathBuf, KernelError> {
+        let folder = self.new_maps();
+        remove_folder(&folder)?;
+        let current = self.maps();
+        if current.exists() {
+            let old = self.root.join(format!("maps-v{ABI_VERSION}-old"));
+            remove_folder(&old)?;
+            fs::rename(&current, &old).map_err(pin_error(&current))?;
+        }
+        make_private(&folder)?;
+        Ok(folder)
+    }
+
+    /// Gives new maps their name: they hold what was wanted. Done already when a step behind it is tried again.
+    pub(crate) fn commit_maps(&self) -> Result<(), KernelError> {
+        let folder = self.new_maps();
+        match fs::rename(&folder, self.maps()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.has_maps() => Ok(()),
+            result => result.map_err(pin_error(&folder)),
+        }
     }
 
     /// Folder of the programs that the links run.
@@ -75,7 +134,47 @@ impl Pins {
         Ok(names)
     }
 
-    /// Removes the maps of other ABI versions: nothing refers to them once every link runs programs of this one.
+    /// Whether every program is pinned and comes of this object. The kernel that has verified them is the same: pins do not
+    /// outlive it.
+    pub(crate) fn has_object(&self, object: ObjectHash) -> bool {
+        self.mark(object).exists()
+            && ProgramName::ALL.iter().all(|program| self.programs().join(program.as_str()).exists())
+    }
+
+    /// Notes that the pinned programs are about to be others.
+    pub(crate) fn unmark_object(&self) -> Result<(), KernelError> {
+        for entry in fs::read_dir(&self.root).map_err(pin_error(&self.root))? {
+            let path = entry.map_err(pin_error(&self.root))?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("object-")) {
+                remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which object the pinned programs come of.
+    pub(crate) fn mark_object(&self, object: ObjectHash) -> Result<(), KernelError> {
+        make_private(&self.mark(object)).map(drop)
+    }
+
+    /// An empty folder: a BPF file system has no files with text in them.
+    fn mark(&self, object: ObjectHash) -> PathBuf {
+        self.root.join(format!("object-{:016x}", object.0))
+    }
+
+    /// Removes the programs that this version does not have.
+    pub(crate) fn remove_other_programs(&self) -> Result<(), KernelError> {
+        let folder = self.programs();
+        for entry in fs::read_dir(&folder).map_err(pin_error(&folder))? {
+            let path = entry.map_err(pin_error(&folder))?.path();
+            if !ProgramName::ALL.iter().any(|program| path.file_name() == Some(program.as_str().as_ref())) {
+                remove_pin(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all other maps: nothing refers to them once every link runs programs of this version.
     pub(crate) fn remove_other_maps(&self) -> Result<(), KernelError> {
         let current = self.maps();
         for entry in fs::read_dir(&self.root).map_err(pin_error(&self.root))? {
@@ -86,6 +185,54 @@ impl Pins {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes a folder that only this user may open, or makes sure that it is one; returns it when others could open it before.
+fn make_private(folder: &Path) -> Result<Option<PathBuf>, KernelError> {
+    let error = pin_error(folder);
+    match fs::DirBuilder::new().mode(MODE).create(folder) {
+        Err(found) if found.kind() == io::ErrorKind::AlreadyExists => {}
+        result => result.map_err(&error)?,
+    }
+    let own = geteuid().as_raw();
+    // Not followed: a link would lead to what somebody else controls.
+    let metadata = fs::symlink_metadata(folder).map_err(&error)?;
+    if !metadata.is_dir() {
+        return Err(KernelError::Foreign { path: folder.to_owned(), what: "is no folder".to_owned() });
+    }
+    if metadata.uid() != own {
+        return Err(KernelError::Foreign {
+            path: folder.to_owned(),
+            what: format!("belongs to user {}", metadata.uid()),
+        });
+    }
+    // A umask may have taken bits, and an earlier hand may have given some.
+    let is_open = metadata.mode() & 0o7777 & !MODE != 0;
+    if metadata.mode() & 0o7777 != MODE {
+        fs::set_permissions(folder, fs::Permissions::from_mode(MODE)).map_err(&error)?;
+    }
+    Ok(is_open.then(|| folder.to_owned()))
+}
+
+/// Makes sure that nobody else has put anything into a folder.
+fn check_owner(folder: &Path) -> Result<(), KernelError> {
+    let error = pin_error(folder);
+    let own = geteuid().as_raw();
+    for entry in fs::read_dir(folder).map_err(&error)? {
+        let entry = entry.map_err(&error)?;
+        let uid = entry.metadata().map_err(&error)?.uid();
+        if uid != own {
+            return Err(KernelError::Foreign { path: entry.path(), what: format!("belongs to user {uid}") });
+        }
+    }
+    Ok(())
+}
+
+fn remove_folder(folder: &Path) -> Result<(), KernelError> {
+    match remove_tree(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.map_err(pin_error(folder)),
     }
 }
 

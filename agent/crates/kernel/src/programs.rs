@@ -1,7 +1,8 @@
 //! The programs: loaded, compared with what an earlier agent pinned, and kept or replaced.
 //!
 //! A program is the same when its tag (a hash of its instructions) and its maps are: then the pinned one goes on and no link
-//! is touched. Otherwise links are updated in place, so no packet meets two programs or none.
+//! is touched. Otherwise links are updated in place, so no packet meets two programs or none. When all of them come of the
+//! object that an earlier agent has loaded, which the pins say, nothing is loaded: verification is most of a start's time.
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -135,6 +136,21 @@ impl Programs {
                 None => (info.id(), fd, false),
             };
             all.push(Loaded { name, id, is_kept, fd });
+        }
+        Ok(Self { all, is_steer_blind })
+    }
+
+    /// Takes the pinned programs, all of them, because they come of the same object.
+    pub(crate) fn of_pins(pins: &Pins) -> Result<Self, KernelError> {
+        let mut all = Vec::new();
+        let mut is_steer_blind = false;
+        for &name in ProgramName::ALL {
+            let pin = pins.programs().join(name.as_str());
+            let error = |source| KernelError::Program { program: name.as_str(), source: Box::new(source) };
+            let info = ProgramInfo::from_pin(&pin).map_err(error)?;
+            is_steer_blind |= info.name_as_str() == Some(STEER_BLIND);
+            let fd = sys::open_pin(&pin).map_err(pin_error(&pin))?;
+            all.push(Loaded { name, id: info.id(), is_kept: true, fd });
         }
         Ok(Self { all, is_steer_blind })
     }

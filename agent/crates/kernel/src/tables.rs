@@ -6,10 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aya::{
-    Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues, SockMap, lpm_trie::Key},
-};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, SockMap, lpm_trie::Key};
 use tidegate_abi::{
     Address, AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Plain, Policy, SampleBudget, SampleState,
     SourceV4, SourceV6,
@@ -19,6 +16,7 @@ use tidegate_abi::{
 use crate::{
     KernelError,
     entries::{Entries, Prefix},
+    maps::Maps,
     sys::{Wire, wait_grace_period},
 };
 
@@ -44,14 +42,6 @@ pub(crate) struct Tables {
     sockets: SockMap<MapData>,
     /// A value-bearing element was freed since the last grace period.
     has_freed: bool,
-}
-
-fn take<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, KernelError>
-where
-    T: TryFrom<Map, Error = MapError>,
-{
-    let map = ebpf.take_map(name).ok_or(KernelError::Object { kind: "map", name })?;
-    T::try_from(map).map_err(map_error(name))
 }
 
 /// Turns aya's error about a map into a [`KernelError`].
@@ -87,22 +77,22 @@ fn read_all<K: Plain, V: Plain, C: FromIterator<(K, V)>>(
 }
 
 impl Tables {
-    /// Takes the maps out of a loaded object.
-    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
+    /// Takes the maps.
+    pub(crate) fn take(maps: &mut Maps) -> Result<Self, KernelError> {
         Ok(Self {
-            addresses: take(ebpf, name::ADDRESSES)?,
-            frontends: take(ebpf, name::FRONTENDS)?,
-            interfaces: take(ebpf, name::INTERFACES)?,
-            admitting: take(ebpf, name::ADMITTING)?,
-            domains: take(ebpf, name::DOMAINS)?,
-            workers: take(ebpf, name::WORKERS)?,
-            dialled: take(ebpf, name::DIALLED)?,
-            sources_v4: take(ebpf, name::SOURCES_V4)?,
-            sources_v6: take(ebpf, name::SOURCES_V6)?,
-            counters: take(ebpf, name::COUNTERS)?,
-            sample_budgets: take(ebpf, name::SAMPLE_BUDGETS)?,
-            sample_states: take(ebpf, name::SAMPLE_STATES)?,
-            sockets: take(ebpf, name::SOCKETS)?,
+            addresses: maps.take(name::ADDRESSES)?,
+            frontends: maps.take(name::FRONTENDS)?,
+            interfaces: maps.take(name::INTERFACES)?,
+            admitting: maps.take(name::ADMITTING)?,
+            domains: maps.take(name::DOMAINS)?,
+            workers: maps.take(name::WORKERS)?,
+            dialled: maps.take(name::DIALLED)?,
+            sources_v4: maps.take(name::SOURCES_V4)?,
+            sources_v6: maps.take(name::SOURCES_V6)?,
+            counters: maps.take(name::COUNTERS)?,
+            sample_budgets: maps.take(name::SAMPLE_BUDGETS)?,
+            sample_states: maps.take(name::SAMPLE_STATES)?,
+            sockets: maps.take(name::SOCKETS)?,
             // What an earlier agent freed last is not known.
             has_freed: true,
         })

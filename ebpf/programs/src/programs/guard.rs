@@ -34,9 +34,8 @@ const REFUSE: i32 = 0;
 #[cgroup_sock(sock_create)]
 pub fn guard_socket(ctx: SockContext) -> i32 {
     // SAFETY: the kernel passes a context that is valid for the whole run.
-    let (kind, protocol) = unsafe {
-        ((&raw const (*ctx.sock).type_).read_volatile(), (&raw const (*ctx.sock).protocol).read_volatile())
-    };
+    let (kind, protocol) =
+        unsafe { ((&raw const (*ctx.sock).type_).read_volatile(), (&raw const (*ctx.sock).protocol).read_volatile()) };
     let Some(verdict) = judge_socket(find_domain(), kind, protocol) else { return ALLOW };
     let protocol = if protocol <= u8::MAX.into() { protocol as u8 } else { 0 };
     answer(&Judged { verdict, protocol, ..Judged::default() })

@@ -190,7 +190,7 @@ fn folders_of_pins_are_closed_and_those_of_others_refused() {
         assert_eq!(mode(&maps.join("DOMAINS")), 0o600);
         fs::set_permissions(&maps, fs::Permissions::from_mode(0o777)).expect("opening it");
         let config = bed.config.clone();
-        assert_eq!(reopen(bed, &config).closed, [maps.clone()]);
+        assert_eq!(reopen(bed, &config).closed, std::slice::from_ref(&maps));
         assert_eq!(mode(&maps), 0o700);
         assert!(reopen(bed, &config).closed.is_empty());
         let refused = |what: &str| {

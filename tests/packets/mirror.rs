@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::atomic::AtomicU64};
 
 use tidegate_abi::{
-    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, Transport,
+    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey, Transport,
     address::{from_ip, to_v4},
 };
 use tidegate_kernel::Desired;
@@ -119,5 +119,13 @@ impl Tables for Mirror<'_> {
 
     fn has_dialled(&self, _key: &DialledKey) -> bool {
         false
+    }
+
+    fn count_open(&self, _source: &SourceKey) -> u32 {
+        unreachable!("asked for without a limit")
+    }
+
+    fn count_open_total(&self, _domain: u32) -> u32 {
+        unreachable!("asked for without a limit")
     }
 }

@@ -2,6 +2,7 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
+use crate::connections::{Connections, DURATION_BUCKETS, Instance, KNOWN_WAYS, KnownSet, Mark, RTT_BUCKETS, SourceKey};
 use crate::map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
     SourceV4, SourceV6,
@@ -66,4 +67,12 @@ layouts! {
     }
     SampleBudget: 16, align 8 { interval_ns: u64 = 0, burst_ns: u64 = 8 }
     SampleState: 24, align 8 { due_ns: u64 = 0, over_budget: u64 = 8, lost: u64 = 16 }
+    Instance: 32, align 8 { seed: [u64; 2] = 0, netns: u64 = 16, epoch: u64 = 24 }
+    SourceKey: 20, align 4 { addr: [u8; 16] = 0, domain: u32 = 16 }
+    Mark: 40, align 8 { opened_ns: u64 = 0, epoch: u64 = 8, source: SourceKey = 16, flags: u32 = 36 }
+    Connections: 320, align 8 {
+        rtt: [u64; RTT_BUCKETS] = 0, duration: [u64; DURATION_BUCKETS] = 144, rtt_us: u64 = 264, duration_us: u64 = 272,
+        opened: u64 = 280, retransmits: u64 = 288, bytes_received: u64 = 296, bytes_acked: u64 = 304, uncounted: u64 = 312,
+    }
+    KnownSet: 64, align 8 { ways: [u64; KNOWN_WAYS] = 0 }
 }

@@ -7,12 +7,14 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod connections;
 pub mod layout;
 pub mod map;
 pub mod rates;
 pub mod reason;
 
 pub use address::{Address, Transport};
+pub use connections::{Connections, Instance, KnownSet, Mark, SourceKey};
 pub use map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
     SourceV4, SourceV6,

@@ -3,7 +3,7 @@
 //! Sizes are capacities, not memory: hash maps and tries of this project are created without preallocation. Ports are in
 //! host order, addresses in the form of [`Address`]. `pad` fields are zero: they are part of a key's bytes.
 
-use crate::{Address, DomainRates, Hook, Plain, RateSet, Reason};
+use crate::{Address, Connections, DomainRates, Hook, Instance, KnownSet, Mark, Plain, RateSet, Reason, SourceKey};
 
 /// Names of the maps, as pinned and as in the object.
 pub mod name {
@@ -44,8 +44,10 @@ pub mod name {
     /// One element per CPU: cookie of the socket that `guard` has judged last, so that `borrowed` does not do it again.
     pub const JUDGED: &str = "JUDGED";
 
+    pub use crate::connections::name::{CONNECTIONS, INSTANCE, KNOWN, MARKS, OPEN_DOMAINS, OPEN_SOURCES};
+
     /// Every map.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 24] = [
         ADDRESSES,
         FRONTENDS,
         INTERFACES,
@@ -64,6 +66,12 @@ pub mod name {
         RATE_DOMAINS,
         RATE_OVERFLOWS,
         JUDGED,
+        INSTANCE,
+        OPEN_DOMAINS,
+        OPEN_SOURCES,
+        MARKS,
+        CONNECTIONS,
+        KNOWN,
     ];
 }
 
@@ -335,6 +343,11 @@ plain!(
     Sample,
     SampleBudget,
     SampleState,
+    Instance,
+    SourceKey,
+    Mark,
+    Connections,
+    KnownSet,
     u32,
     u64,
     [u8; 16],

@@ -1,12 +1,16 @@
 //! The verdict: one admission function for two hooks, and the guard's question.
 //!
 //! Fails closed for frontends (an address of a domain's own that is not understood is refused) and judges nothing else: what
-//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port, rates.
+//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port, and
+//! for what begins a connection its limits and rates.
 //! Must not know where tables or bytes live.
 
-use tidegate_abi::{Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, address::to_v4};
+use tidegate_abi::{
+    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey, address::to_v4,
+};
 
 use crate::{
+    open::find_open_refusal,
     packet::{Bytes, Kind, Link, Network, Transport, protocol},
     rates::{Buckets, find_rate_refusal},
 };
@@ -28,6 +32,10 @@ pub trait Tables: Buckets {
     fn has_source_v6(&self, list: u32, addr: &Address) -> bool;
     /// Whether a worker may dial an address.
     fn has_dialled(&self, key: &DialledKey) -> bool;
+    /// Open connections of a source.
+    fn count_open(&self, source: &SourceKey) -> u32;
+    /// Open connections of a domain.
+    fn count_open_total(&self, domain: u32) -> u32;
 }
 
 /// A verdict with the domain that it was made for; domain 0 is none.
@@ -222,7 +230,11 @@ fn judge_source(
     }
     match policy {
         Some(policy) if is_frontend && stage == Stage::Begins => {
-            find_rate_refusal(tables, domain, policy, saddr).unwrap_or(found)
+            match find_open_refusal(tables, domain, policy, saddr) {
+                // A connection that may not be open takes no token.
+                Some(reason) => reason,
+                None => find_rate_refusal(tables, domain, policy, saddr).unwrap_or(found),
+            }
         }
         _ => found,
     }
@@ -342,6 +354,8 @@ mod tests {
         owner: Option<AddressOwner>,
         frontend: Option<u32>,
         policy: Policy,
+        open: u32,
+        open_total: u32,
     }
 
     const DOMAIN: u32 = 7;
@@ -375,6 +389,14 @@ mod tests {
 
         fn has_dialled(&self, key: &DialledKey) -> bool {
             (key.domain, key.port, key.transport) == (DOMAIN, 8080, protocol::TCP)
+        }
+
+        fn count_open(&self, source: &SourceKey) -> u32 {
+            if *source == (SourceKey { addr: SOURCE, domain: DOMAIN }) { self.open } else { 0 }
+        }
+
+        fn count_open_total(&self, domain: u32) -> u32 {
+            if domain == DOMAIN { self.open_total } else { 0 }
         }
     }
 
@@ -453,6 +475,32 @@ mod tests {
         assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::Admitted);
         assert_eq!(judge(&tables, 443, Some(1)).reason, Reason::RateDomain);
         assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted);
+    }
+
+    #[test]
+    fn limits_on_open_connections_hold_for_what_begins_one_and_was_not_judged() {
+        let owner = Some(AddressOwner { domain: DOMAIN, flags: AddressOwner::EXCLUSIVE });
+        let policy = Policy { open_per_source: 2, open_total: 5, v4_bits: 32, v6_bits: 128, ..Policy::default() };
+        let tables =
+            |open, open_total| Open { owner, frontend: Some(DOMAIN), policy, open, open_total, ..Open::default() };
+        let datagram = Destination { addr: &ADDR, port: 443, protocol: protocol::UDP };
+        let ingress = Ingress { ifindex: 1, vlan: 0, inner_vlan: 0 };
+        for (open, total, reason) in [
+            (0, 0, Reason::Admitted),
+            (1, 4, Reason::Admitted),
+            (2, 4, Reason::OpenSource),
+            (0, 5, Reason::OpenDomain),
+            (9, 9, Reason::OpenSource),
+        ] {
+            let tables = tables(open, total);
+            assert_eq!(judge(&tables, 443, Some(1)).reason, reason, "{open} of the source, {total} in all");
+            assert_eq!(judge(&tables, 443, None).reason, Reason::Admitted, "`admit` has judged it");
+            let verdict = judge_connection(&tables, &datagram, &SOURCE, Some(&ingress), false);
+            assert_eq!(verdict.reason, Reason::Admitted, "UDP has no connections");
+        }
+        assert_eq!(judge(&tables(9, 9), 22, Some(1)).reason, Reason::NoFrontend);
+        let unlimited = Open { policy: Policy::default(), ..tables(u32::MAX, u32::MAX) };
+        assert_eq!(judge(&unlimited, 443, Some(1)).reason, Reason::Admitted);
     }
 
     #[test]

@@ -8,5 +8,7 @@
 
 pub mod contain;
 pub mod decide;
+pub mod known;
+pub mod open;
 pub mod packet;
 pub mod rates;

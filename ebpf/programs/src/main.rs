@@ -6,7 +6,7 @@
 //! The object says "GPL" to the kernel, which is how the kernel spells "may use GPL-only helpers" (`bpf_ktime_get_ns` is
 //! one); the source is Apache-2.0, which recipients may combine so.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
-#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "compare-and-exchange, see `programs::rates`"))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "`core` has no atomic operations for BPF"))]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

@@ -2,12 +2,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SockMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, SockMap, lpm_trie::Key},
     macros::btf_map,
 };
 use tidegate_abi::{
-    Address, AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Sample, SampleBudget, SampleState,
-    SourceV4, SourceV6,
+    Address, AddressOwner, Connections, Counter, DialledKey, FrontendKey, Instance, InterfaceKey, KnownSet, Mark,
+    Policy, Sample, SampleBudget, SampleState, SourceKey, SourceV4, SourceV6,
+    connections::{KNOWN_SETS, MAX_OPEN_DOMAINS, MAX_OPEN_SOURCES, open_of_word},
     map::{
         LIST_BITS, MAX_ADDRESSES, MAX_ADMITTING, MAX_COUNTERS, MAX_DIALLED, MAX_DOMAINS, MAX_FRONTENDS, MAX_INTERFACES,
         MAX_SOCKETS, MAX_SOURCES, MAX_WORKERS, SAMPLE_CLASSES, SAMPLES_BYTES,
@@ -48,6 +49,19 @@ pub(crate) static WORKERS: HashMap<u64, u32, { MAX_WORKERS as usize }, SPARSE> =
 pub(crate) static DIALLED: HashMap<DialledKey, u32, { MAX_DIALLED as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static JUDGED: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static INSTANCE: Array<Instance, 1> = Array::new();
+#[btf_map]
+pub(crate) static OPEN_DOMAINS: Array<u64, { MAX_OPEN_DOMAINS as usize }> = Array::new();
+#[btf_map]
+pub(crate) static OPEN_SOURCES: HashMap<SourceKey, u64, { MAX_OPEN_SOURCES as usize }, SPARSE> = HashMap::new();
+#[btf_map]
+pub(crate) static MARKS: SkStorage<Mark> = SkStorage::new();
+#[btf_map]
+pub(crate) static CONNECTIONS: PerCpuArray<Connections, { MAX_OPEN_DOMAINS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static KNOWN: Array<KnownSet, { KNOWN_SETS as usize }> = Array::new();
 
 /// The maps as the decision sees them.
 ///
@@ -102,5 +116,17 @@ impl Tables for Maps {
     #[inline(always)]
     fn has_dialled(&self, key: &DialledKey) -> bool {
         DIALLED.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
+    fn count_open(&self, source: &SourceKey) -> u32 {
+        // SAFETY: one aligned word, which other CPUs change in one step; what it says of another source, whose element took a
+        // removed one's memory just now, is as good as what it said a moment earlier.
+        unsafe { OPEN_SOURCES.get(source) }.map_or(0, |word| open_of_word(*word))
+    }
+
+    #[inline(always)]
+    fn count_open_total(&self, domain: u32) -> u32 {
+        OPEN_DOMAINS.get(domain).map_or(0, |open| *open as u32)
     }
 }

@@ -5,13 +5,14 @@ mod admit;
 mod explain;
 mod guard;
 mod maps;
+mod observe;
 mod rates;
 mod steer;
 mod verdict;
 
 use tidegate_abi::{
-    AddressOwner, Counter, DialledKey, DomainRates, FrontendKey, InterfaceKey, Policy, Rate, RateSet, Sample,
-    SampleBudget, SampleState, SourceV4, SourceV6,
+    AddressOwner, Connections, Counter, DialledKey, DomainRates, FrontendKey, Instance, InterfaceKey, KnownSet, Mark,
+    Policy, Rate, RateSet, Sample, SampleBudget, SampleState, SourceKey, SourceV4, SourceV6,
 };
 
 #[unsafe(link_section = "license")]
@@ -41,6 +42,11 @@ pub struct AbiLayouts {
     sample: Sample,
     budget: SampleBudget,
     state: SampleState,
+    instance: Instance,
+    source: SourceKey,
+    mark: Mark,
+    connections: Connections,
+    known: KnownSet,
 }
 
 /// Never called and never loaded: it keeps [`AbiLayouts`] in the object.

@@ -13,7 +13,7 @@ use aya_ebpf::{
 use tidegate_abi::{Address, DomainRates, RateSet, map::MAX_DOMAINS, rates::RATE_SETS};
 use tidegate_programs::rates::{Buckets, SharedDomain, SharedSet};
 
-use super::maps::Maps;
+use super::{maps::Maps, observe::has_known};
 
 #[btf_map]
 pub(crate) static RATE_TABLES: ArrayOfMaps<Array<RateSet, { RATE_SETS as usize }>, { MAX_DOMAINS as usize }> =
@@ -47,8 +47,8 @@ impl Buckets for Maps {
     }
 
     #[inline(always)]
-    fn is_known(&self, _domain: u32, _source: &Address) -> bool {
-        false
+    fn is_known(&self, domain: u32, source: &Address) -> bool {
+        has_known(domain, source)
     }
 
     #[inline(always)]

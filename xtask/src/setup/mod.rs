@@ -35,6 +35,8 @@ pub(crate) enum Need {
     Fuzz,
     /// Run the programs that the benchmark measures with and compares to.
     Peers,
+    /// Run the programs that tests let the product meet: a Prometheus that scrapes it.
+    Company,
 }
 
 /// Installs everything that `build`, `test` and `demo` need.
@@ -42,7 +44,7 @@ pub(crate) enum Need {
 /// # Errors
 /// Something cannot be installed; the error says what to do by hand.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let mut needs = vec![Need::Build, Need::Network];
+    let mut needs = vec![Need::Build, Need::Network, Need::Company];
     needs.extend(args.peers.then_some(Need::Peers));
     ensure(&needs)?;
     let tools = bpf()?;

@@ -62,6 +62,8 @@ pub(super) fn of_needs(needs: &[Need]) -> Vec<Package> {
         (Need::Peers, "nginx", "nginx"),
         (Need::Peers, "wrk", "wrk"),
         (Need::Peers, "nghttp2-client", "h2load"),
+        // promtool comes with it.
+        (Need::Company, "prometheus", "prometheus"),
     ];
     all.into_iter()
         .filter(|(need, ..)| needs.contains(need))
@@ -71,6 +73,9 @@ pub(super) fn of_needs(needs: &[Need]) -> Vec<Package> {
         })
         .collect()
 }
+
+/// Packages that are services, under the name of their unit.
+const SERVICES: [&str; 2] = ["nginx", "prometheus"];
 
 /// Installs those of some packages that are missing.
 ///
@@ -97,9 +102,10 @@ pub(super) fn ensure(wanted: &[Package]) -> Result<()> {
         apt().args(["install", "--yes", "--no-install-recommends"]).args(names.split(' ')),
     )?;
     drop(no_service);
-    // Its package also has it started with the machine, on ports that gateways of this machine want.
-    if names.split(' ').any(|name| name == "nginx") && Path::new("/run/systemd/system").exists() {
-        run::read(Command::new("systemctl").args(["disable", "--quiet", "nginx.service"]))?;
+    // Their packages also have them started with the machine, on ports that gateways of this machine want.
+    let services: Vec<_> = names.split(' ').filter(|name| SERVICES.contains(name)).collect();
+    if !services.is_empty() && Path::new("/run/systemd/system").exists() {
+        run::read(Command::new("systemctl").args(["disable", "--quiet"]).args(&services))?;
     }
     if let Some(package) = missing.iter().find(|package| !package.sign.is_present()) {
         bail!("apt-get installed {}, but there is no {}", package.name, package.sign);

@@ -126,7 +126,9 @@ fn machine(level: Level, args: &Args) -> Result<Tally> {
     if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
         bail!("it loads BPF programs and makes network namespaces: run it as root");
     }
-    setup::ensure(&[Need::Build, Need::Network])?;
+    let mut needs = vec![Need::Build, Need::Network];
+    needs.extend((level == Level::Host).then_some(Need::Company));
+    setup::ensure(&needs)?;
     ebpf::build(false)?;
     let targets = || MACHINE_TARGETS.iter().filter(|(of, _)| *of == level).map(|(_, target)| *target);
     let mut build = workspace("build");

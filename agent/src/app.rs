@@ -14,7 +14,7 @@ use std::{
 use anyhow::Context;
 use caps::Capability;
 use tidegate_gateway_api::{Changes, DomainEvent, Settings, Translator};
-use tidegate_kernel::{Sample, Samples};
+use tidegate_kernel::Samples;
 use tidegate_model::{Delta, DomainName};
 use tidegate_proxy::worker::{WorkerConfig, sandbox::Sandbox};
 use tokio::{
@@ -107,13 +107,14 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
         tier: RefCell::new(opened.state),
         kernel: RefCell::new(opened.tier),
         samples: broadcast::Sender::new(SAMPLE_BACKLOG),
+        sources: RefCell::default(),
         metrics: metrics::install()?,
         requests,
         options,
     });
 
     if let Some(samples) = opened.samples {
-        spawn_local(run_samples(samples, state.samples.clone()));
+        spawn_local(run_samples(samples, state.clone()));
     }
     let (commands, command_receiver) = mpsc::unbounded_channel();
     let mut supervision = spawn_local(run_supervision(Setup {
@@ -276,8 +277,8 @@ fn own_addresses() -> Vec<IpAddr> {
     first(true).into_iter().chain(first(false)).collect()
 }
 
-/// Reads sampled verdicts and gives them to whoever follows them.
-async fn run_samples(mut samples: Samples, out: broadcast::Sender<Sample>) {
+/// Reads sampled verdicts, notes their sources and gives them to whoever follows them.
+async fn run_samples(mut samples: Samples, state: Rc<State>) {
     let watched = samples.as_fd().try_clone_to_owned().and_then(sys::watch);
     let ready = match watched {
         Ok(ready) => ready,
@@ -285,8 +286,11 @@ async fn run_samples(mut samples: Samples, out: broadcast::Sender<Sample>) {
     };
     loop {
         let Ok(mut guard) = ready.readable().await else { return };
-        // Without a reader the send fails, which is as it should be.
-        let is_more = samples.drain(SAMPLES_AT_ONCE, |sample| drop(out.send(sample)));
+        let is_more = samples.drain(SAMPLES_AT_ONCE, |sample| {
+            state.sources.borrow_mut().push(&sample);
+            // Without a reader the send fails, which is as it should be.
+            let _ = state.samples.send(sample);
+        });
         if !is_more {
             guard.clear_ready();
         }

@@ -15,7 +15,7 @@ use tidegate_gateway_api::Translator;
 use tidegate_model::{DomainId, DomainName, FrontendKey, Generation, Key, Model, domain::Frontends};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{options::RunOptions, resolver::Resolved, source::SourceStatus, tier::Tier};
+use crate::{options::RunOptions, resolver::Resolved, source::SourceStatus, tier::Tier, verdicts::Sources};
 
 /// Samples kept for a reader of `verdicts --follow` that falls behind; older ones are lost and counted.
 pub const SAMPLE_BACKLOG: usize = 1024;
@@ -47,6 +47,8 @@ pub struct State {
     pub kernel: RefCell<Tier>,
     /// Sampled verdicts of the kernel tier as they come.
     pub samples: broadcast::Sender<tidegate_kernel::Sample>,
+    /// The sources in them since this process started.
+    pub sources: RefCell<Sources>,
     /// Metrics of the agent itself; `render()` is cheap.
     pub metrics: metrics_exporter_prometheus::PrometheusHandle,
     /// Requests to supervision.

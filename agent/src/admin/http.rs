@@ -9,7 +9,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::spawn_local, time::timeout};
 
 use super::{debug, exposition, report::StatusReport};
-use crate::{source::Severity, state::State};
+use crate::{
+    metrics::{Kind, Labels, Page, domain_series},
+    source::Severity,
+    state::State,
+};
 
 /// Connections at once: a few scrapers and probes; more wait in the listen queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -85,52 +89,40 @@ async fn respond(state: &State, request: &Request<Incoming>) -> Response<Full<By
 /// The agent's metrics and those of every worker that answers in time; one that does not is said to be down.
 async fn metrics(state: &State) -> String {
     let workers = state.scrape_workers().await;
-    let mut texts = vec![crate::metrics::render(state)];
-    let mut up = String::from(
-        "# HELP tidegate_worker_scrape_up Whether the domain's worker has answered this scrape in time.\n\
-         # TYPE tidegate_worker_scrape_up gauge\n",
+    let mut page = Page::default();
+    let domains: Vec<_> =
+        state.domains.borrow().iter().map(|(name, is)| (name.clone(), is.model.domain.clone())).collect();
+    page.family(
+        "tidegate_worker_scrape_up",
+        "Whether the domain's worker has answered this scrape in time.",
+        Kind::Gauge,
+        domains.iter().map(|(name, domain)| {
+            (domain_series(domain), u8::from(workers.iter().any(|(answered, _)| answered == name)))
+        }),
     );
-    for (domain, is) in state.domains.borrow().iter() {
-        let is_up = u8::from(workers.iter().any(|(name, _)| name == domain));
-        let labels = crate::metrics::domain_labels(&is.model.domain);
-        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
-        up.push_str(&format!("tidegate_worker_scrape_up{{{}}} {is_up}\n", labels.join(",")));
-    }
-    texts.push(up);
-    texts.push(source_metrics(state));
+    render_source(state, &mut page);
+    let mut texts = vec![crate::metrics::render(state), page.into_text()];
     texts.extend(workers.into_iter().map(|(_, text)| text));
     exposition::merge(texts.iter().map(String::as_str))
 }
 
-/// What the source has, as Prometheus text.
-fn source_metrics(state: &State) -> String {
+/// What the source has.
+fn render_source(state: &State, page: &mut Page) {
     let source = state.source.borrow();
     let count = |severity| source.problems.iter().filter(|problem| problem.severity == severity).count();
     let unresolved = state.resolved.borrow().values().filter(|name| name.error.is_some()).count();
-    format!(
-        "# HELP tidegate_source_files Files that are read.\n\
-         # TYPE tidegate_source_files gauge\n\
-         tidegate_source_files {}\n\
-         # HELP tidegate_source_objects Objects in force.\n\
-         # TYPE tidegate_source_objects gauge\n\
-         tidegate_source_objects {}\n\
-         # HELP tidegate_source_problems What is wrong in the files, by severity.\n\
-         # TYPE tidegate_source_problems gauge\n\
-         tidegate_source_problems{{severity=\"error\"}} {}\n\
-         tidegate_source_problems{{severity=\"warning\"}} {}\n\
-         # HELP tidegate_names_unresolved Names of endpoints that cannot be resolved now.\n\
-         # TYPE tidegate_names_unresolved gauge\n\
-         tidegate_names_unresolved {unresolved}\n",
-        source.files,
-        source.objects,
-        count(Severity::Error),
-        count(Severity::Warning),
-    )
-}
-
-/// A label's value as the exposition format wants it.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    page.one("tidegate_source_files", "Files that are read.", Kind::Gauge, source.files);
+    page.one("tidegate_source_objects", "Objects in force.", Kind::Gauge, source.objects);
+    page.family(
+        "tidegate_source_problems",
+        "What is wrong in the files, by severity.",
+        Kind::Gauge,
+        [
+            (Labels::default().with("severity", "error"), count(Severity::Error)),
+            (Labels::default().with("severity", "warning"), count(Severity::Warning)),
+        ],
+    );
+    page.one("tidegate_names_unresolved", "Names of endpoints that cannot be resolved now.", Kind::Gauge, unresolved);
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

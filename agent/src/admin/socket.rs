@@ -6,7 +6,7 @@ use std::{
     path::Path,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::Serialize;
@@ -22,7 +22,11 @@ use super::{
     protocol::{Answer, Ask, MAX_QUESTION},
     report::StatusReport,
 };
-use crate::{explain, state::State, verdicts};
+use crate::{
+    explain,
+    state::State,
+    verdicts::{self, Filter, Reading, Sources, Summary},
+};
 
 /// Command lines at once.
 const MAX_CONNECTIONS: usize = 32;
@@ -32,6 +36,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for the caller to take an answer or a line of a stream; who reads slower is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest interval of a summary in seconds: a day.
+const MAX_INTERVAL: u32 = 86_400;
 
 /// Pause after `accept` has failed, e.g. for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -102,19 +109,23 @@ async fn serve_caller(mut stream: UnixStream, state: &Rc<State>) -> io::Result<(
     };
     match ask {
         Ask::Status => send(&mut stream, &to_answer(&StatusReport::of(state))).await,
-        Ask::SummarizeVerdicts => match verdicts::summarize(state) {
-            Ok(summary) => send(&mut stream, &to_answer(&summary)).await,
-            Err(error) => send(&mut stream, &Answer::Error(error)).await,
-        },
+        Ask::SummarizeVerdicts { filter, interval: None } => {
+            let answer = summarize_all(state, &filter).map_or_else(Answer::Error, |summary| to_answer(&summary));
+            send(&mut stream, &answer).await
+        }
+        Ask::SummarizeVerdicts { filter, interval: Some(seconds) } => {
+            let length = Duration::from_secs(seconds.clamp(1, MAX_INTERVAL).into());
+            summarize_intervals(stream, state, &filter, length).await
+        }
         Ask::Explain(question) => match explain::explain(state, &question) {
             Ok(explanation) => send(&mut stream, &to_answer(&explanation)).await,
             Err(error) => send(&mut stream, &Answer::Error(error.to_string())).await,
         },
-        Ask::FollowVerdicts => follow(stream, state).await,
+        Ask::FollowVerdicts(filter) => follow(stream, state, &filter).await,
     }
 }
 
-async fn follow(mut stream: UnixStream, state: &State) -> io::Result<()> {
+async fn follow(mut stream: UnixStream, state: &State, filter: &Filter) -> io::Result<()> {
     if !state.kernel.borrow().is_on() {
         let answer = Answer::Error(crate::verdicts::NOT_JUDGED.to_owned());
         return send(&mut stream, &answer).await;
@@ -128,11 +139,63 @@ async fn follow(mut stream: UnixStream, state: &State) -> io::Result<()> {
             _ = stream.read(&mut unexpected) => return Ok(()),
         };
         let answer = match sample {
-            Ok(sample) => to_answer(&verdicts::VerdictRow::of(&sample, state)),
+            Ok(sample) => match verdicts::VerdictRow::of(&sample, state, filter) {
+                Some(row) => to_answer(&row),
+                None => continue,
+            },
             Err(RecvError::Lagged(lost)) => to_answer(&verdicts::VerdictRow::lost(lost)),
             Err(RecvError::Closed) => return Ok(()),
         };
         send(&mut stream, &answer).await?;
+    }
+}
+
+fn summarize_all(state: &State, filter: &Filter) -> Result<Summary, String> {
+    let now = Reading::take(state)?;
+    Ok(verdicts::summarize(&now, None, &state.sources.borrow(), filter, &verdicts::domain_names(state)))
+}
+
+/// A summary after each interval, of that interval.
+async fn summarize_intervals(
+    mut stream: UnixStream,
+    state: &State,
+    filter: &Filter,
+    length: Duration,
+) -> io::Result<()> {
+    let mut samples = state.samples.subscribe();
+    let mut before = match Reading::take(state) {
+        Ok(reading) => reading,
+        Err(error) => return send(&mut stream, &Answer::Error(error)).await,
+    };
+    loop {
+        let (begun, mut sources) = (Instant::now(), Sources::default());
+        let end = tokio::time::sleep(length);
+        tokio::pin!(end);
+        loop {
+            let mut unexpected = [0; 1];
+            tokio::select! {
+                sample = samples.recv() => match sample {
+                    Ok(sample) => {
+                        if filter.source.is_none_or(|net| net.contains(&sample.source.to_canonical())) {
+                            sources.push(&sample);
+                        }
+                    }
+                    // What is missing is a random part of all: the shares stay what they are.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                () = &mut end => break,
+                _ = stream.read(&mut unexpected) => return Ok(()),
+            }
+        }
+        let now = match Reading::take(state) {
+            Ok(reading) => reading,
+            Err(error) => return send(&mut stream, &Answer::Error(error)).await,
+        };
+        let interval = Some((&before, begun.elapsed()));
+        let summary = verdicts::summarize(&now, interval, &sources, filter, &verdicts::domain_names(state));
+        send(&mut stream, &to_answer(&summary)).await?;
+        before = now;
     }
 }
 

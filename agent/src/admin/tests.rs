@@ -74,6 +74,7 @@ fn state() -> Rc<State> {
         tier: RefCell::new(TierState::default()),
         kernel: RefCell::new(Tier::Off),
         samples: broadcast::Sender::new(1),
+        sources: RefCell::default(),
         metrics: recorder.handle(),
         requests,
     })

@@ -9,11 +9,11 @@ mod packet;
 mod request;
 
 use serde::{Deserialize, Serialize};
-use tidegate_kernel::{PacketSpec, craft};
-use tidegate_model::Transport;
+use tidegate_kernel::{PacketSpec, Payload as CraftedPayload, Reason, craft};
+use tidegate_model::{DomainId, DomainName};
 
 use crate::{
-    admin::protocol::Question,
+    admin::protocol::{Payload, Question},
     state::{InterfaceState, State},
     verdicts::NOT_JUDGED,
 };
@@ -52,6 +52,8 @@ pub struct Step {
     pub value: String,
     /// Whether the way ends here with a refusal.
     pub is_denial: bool,
+    /// Whether this is where the verdict on the packet is made.
+    pub is_deciding: bool,
 }
 
 /// What the loaded program says.
@@ -92,6 +94,9 @@ pub enum ExplainError {
     /// No such interface, so nothing can arrive there.
     #[error("there is no interface {0:?} on this node; name one that exists or leave --iface out")]
     NoInterface(String),
+    /// No packet has such a pair of addresses.
+    #[error("source and destination are of two address families: name two IPv4 or two IPv6 addresses")]
+    TwoFamilies,
 }
 
 impl Explanation {
@@ -110,6 +115,7 @@ impl Step {
             field: String::new(),
             value: String::new(),
             is_denial: false,
+            is_deciding: false,
         }
     }
 
@@ -118,8 +124,14 @@ impl Step {
         self
     }
 
+    fn deciding(mut self) -> Self {
+        self.is_deciding = true;
+        self
+    }
+
+    /// Ends the packet's way.
     fn denial(mut self) -> Self {
-        self.is_denial = true;
+        (self.is_denial, self.is_deciding) = (true, true);
         self
     }
 }
@@ -129,31 +141,41 @@ impl Step {
 /// # Errors
 /// See [`ExplainError`].
 pub fn explain(state: &State, question: &Question) -> Result<Explanation, ExplainError> {
-    let is_kernel_on = state.tier.borrow().is_on;
+    let mut question = question.clone();
+    // An IPv4-mapped IPv6 address is IPv4 to every rule.
+    question.source = question.source.to_canonical();
+    question.destination.set_ip(question.destination.ip().to_canonical());
+    if question.source.is_ipv4() != question.destination.is_ipv4() {
+        return Err(ExplainError::TwoFamilies);
+    }
     let arrival = question.interface.as_deref().map(|name| find_interface(state, name)).transpose()?;
-    let (mut steps, reason, owner) = {
+    let way = {
         let (domains, translator) = (state.domains.borrow(), state.translator.borrow());
         let facts = domains.iter().map(|(name, domain)| Facts { name, domain }).collect::<Vec<_>>();
-        packet::walk(&facts, question, arrival.as_ref(), is_kernel_on, &|name, subject| {
-            translator.find_origin(name, subject)
-        })
+        let scene = packet::Scene {
+            domains: &facts,
+            arrival: arrival.as_ref(),
+            is_kernel_on: state.tier.borrow().is_on,
+            find_origin: &|name, subject| translator.find_origin(name, subject),
+        };
+        packet::walk(&scene, &question)
     };
+    let kernel = ask_kernel(state, &question, arrival, way.owner.as_ref(), way.reason);
     let mut explanation = Explanation {
-        verdict: reason.name().to_owned(),
-        is_denied: reason.is_denial(),
-        kernel: ask_kernel(state, question, arrival, owner.as_ref(), reason.name()),
+        steps: way.steps,
+        verdict: way.reason.name().to_owned(),
+        is_denied: way.reason.is_denial(),
+        kernel,
         request: None,
-        steps: Vec::new(),
     };
-    if let (Some(owner), Some(asked), false) = (owner, &question.request, reason.is_denial()) {
+    if let (Some(owner), Some(asked), false) = (way.owner, &question.request, way.reason.is_denial()) {
         let model = state.domains.borrow().get(&owner).map(|domain| domain.model.clone());
         if let Some(model) = model {
-            let (more, answer) = request::decide(&model, question, asked);
-            steps.extend(more);
+            let (more, answer) = request::decide(&model, &question, asked);
+            explanation.steps.extend(more);
             explanation.request = Some(answer);
         }
     }
-    explanation.steps = steps;
     Ok(explanation)
 }
 
@@ -167,24 +189,28 @@ fn find_interface(state: &State, name: &str) -> Result<InterfaceState, ExplainEr
     Ok(InterfaceState { name: name.to_owned(), ifindex: Some(ifindex), vlan: None, attach: crate::state::Attach::Off })
 }
 
-/// Asks the loaded program about the packet on the interface named, else on each of the domain's.
+/// Asks the loaded program about the packet on the interface named, else on each of the domain's; about a packet that is
+/// nobody's on any interface where packets are judged.
 fn ask_kernel(
     state: &State,
     question: &Question,
     arrival: Option<InterfaceState>,
-    owner: Option<&tidegate_model::DomainName>,
-    expected: &str,
+    owner: Option<&DomainName>,
+    expected: Reason,
 ) -> KernelAnswer {
     let mut tier = state.kernel.borrow_mut();
     let Some(kernel) = tier.kernel() else {
         return KernelAnswer::NotAsked(NOT_JUDGED.to_owned());
     };
-    let interfaces: Vec<InterfaceState> = match arrival {
-        Some(interface) => vec![interface],
-        None => {
-            let domains = state.domains.borrow();
-            let domain = owner.and_then(|owner| domains.get(owner));
-            domain.map(|domain| domain.interfaces.clone()).unwrap_or_default()
+    let domains = state.domains.borrow();
+    let domain = owner.and_then(|owner| domains.get(owner));
+    let expected = (domain.map_or(DomainId(0), |domain| domain.id), expected);
+    let interfaces: Vec<InterfaceState> = match (arrival, domain) {
+        (Some(interface), _) => vec![interface],
+        (None, Some(domain)) => domain.interfaces.clone(),
+        (None, None) => {
+            let mut all = domains.values().flat_map(|domain| &domain.interfaces);
+            all.find(|interface| interface.ifindex.is_some()).cloned().into_iter().collect()
         }
     };
     let mut verdicts = Vec::new();
@@ -193,13 +219,17 @@ fn ask_kernel(
         let packet = craft(&PacketSpec {
             source: (question.source, question.source_port).into(),
             destination: question.destination,
-            transport: if question.is_udp { Transport::Udp } else { Transport::Tcp },
+            payload: match question.payload {
+                Payload::Tcp => CraftedPayload::Tcp,
+                Payload::Udp => CraftedPayload::Udp,
+                Payload::Icmp { kind, code } => CraftedPayload::Icmp { kind, code },
+            },
             vlan: interface.vlan,
         });
         match kernel.explain(&packet, ifindex) {
             Ok(verdict) => verdicts.push(KernelVerdict {
                 interface: interface.name,
-                agrees: verdict.reason.name() == expected,
+                agrees: (verdict.domain, verdict.reason) == expected,
                 reason: verdict.reason.name().to_owned(),
             }),
             Err(error) => return KernelAnswer::NotAsked(error.to_string()),

@@ -1,5 +1,7 @@
-//! The way of a packet by the model: address → interface → source → port. The order and the reasons are those of the kernel's
-//! `admit`; the loaded program is asked as well, so a difference shows. Pure.
+//! The way of a packet by the model. The order and the reasons are those of the kernel's `admit`, written down a second
+//! time on purpose: the loaded program is asked as well, so a difference shows. Pure.
+//!
+//! Order: frontend → NIC → deny list → allow list → port or ICMP message → admission.
 
 use std::net::IpAddr;
 
@@ -10,8 +12,9 @@ use tidegate_model::{DomainName, FrontendKey, Transport};
 
 use super::Step;
 use crate::{
-    admin::protocol::Question,
+    admin::protocol::{Payload, Question},
     state::{Attach, DomainState, InterfaceState},
+    verdicts::cause,
 };
 
 /// Finds the object and field behind something of a domain.
@@ -26,151 +29,245 @@ pub struct Facts<'a> {
     pub domain: &'a DomainState,
 }
 
-/// Walks a packet through the decisions. Returns the steps, the reason that ends them, and the domain whose frontend it is.
-pub(super) fn walk(
-    domains: &[Facts<'_>],
-    question: &Question,
-    arrival: Option<&InterfaceState>,
-    is_kernel_on: bool,
-    find_origin: FindOrigin<'_>,
-) -> (Vec<Step>, Reason, Option<DomainName>) {
-    let destination = question.destination;
-    let transport = if question.is_udp { Transport::Udp } else { Transport::Tcp };
-    let key = FrontendKey { addr: destination.ip(), port: destination.port(), transport };
-    let is_served = |facts: &&Facts<'_>| facts.domain.frontends.keys.contains(&key);
-    let owns_address = |facts: &&Facts<'_>| facts.domain.frontends.exclusive.contains(&key.addr);
-    let Some(owner) = domains.iter().find(owns_address).or_else(|| domains.iter().find(is_served)) else {
-        let step = Step::new("frontend", format!("{key} is no frontend of any domain: the packet passes untouched"));
-        return (vec![step], Reason::NotFrontend, None);
-    };
-    let is_frontend = is_served(&owner);
-    let mut steps = vec![if is_frontend {
-        frontend_step(owner, &key, find_origin)
-    } else {
-        let outcome = format!("{} belongs to domain {} alone", key.addr, owner.name);
-        Step::new("address", outcome).by(format!("TrafficDomain/{}", owner.name), "spec.addresses", "")
-    }];
-    let mut reason = Reason::Admitted;
-    if is_kernel_on {
-        reason = judge_arrival(owner, question.source, arrival, find_origin, &mut steps);
-    } else {
-        steps.push(Step::new("admission", "not judged: --kernel=off"));
-    }
-    if reason == Reason::Admitted && !is_frontend {
-        steps.push(port_step(owner, &key));
-        reason = Reason::NoFrontend;
-    }
-    if reason == Reason::Admitted && is_kernel_on {
-        steps.push(Step::new("admission", "the packet is let in"));
-    }
-    (steps, reason, Some(owner.name.clone()))
+/// What a walk goes through.
+#[derive(Clone, Copy)]
+pub(super) struct Scene<'a> {
+    /// The domains.
+    pub(super) domains: &'a [Facts<'a>],
+    /// Interface that the packet arrives on; one of the domain's own when `None`.
+    pub(super) arrival: Option<&'a InterfaceState>,
+    /// Whether packets are judged in the kernel.
+    pub(super) is_kernel_on: bool,
+    /// Finds the object and field behind something of a domain.
+    pub(super) find_origin: FindOrigin<'a>,
 }
 
-/// NIC and source: what every packet of a domain has to pass.
-fn judge_arrival(
-    owner: &Facts<'_>,
-    source: IpAddr,
-    arrival: Option<&InterfaceState>,
-    find_origin: FindOrigin<'_>,
-    steps: &mut Vec<Step>,
-) -> Reason {
-    let (step, is_own) = interface_step(owner, arrival);
-    steps.push(step);
-    if !is_own {
-        return Reason::WrongInterface;
-    }
-    let (more, reason) = source_steps(owner, source, find_origin);
-    steps.extend(more);
-    reason
+/// Where a walk led to.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// The decisions in their order.
+    pub(super) steps: Vec<Step>,
+    /// The verdict.
+    pub(super) reason: Reason,
+    /// Domain that it was made for.
+    pub(super) owner: Option<DomainName>,
 }
 
-fn port_step(owner: &Facts<'_>, key: &FrontendKey) -> Step {
-    let served = owner.domain.frontends.keys.iter().filter(|frontend| frontend.addr == key.addr);
-    let ports: Vec<String> = served.map(|frontend| format!("{}/{}", frontend.port, frontend.transport)).collect();
-    Step::new("frontend", format!("the domain serves other ports of {} only", key.addr))
-        .by(format!("TrafficDomain/{}", owner.name), "spec.addresses", format!("served: {}", ports.join(", ")))
-        .denial()
-}
-
-fn frontend_step(owner: &Facts<'_>, key: &FrontendKey, find_origin: FindOrigin<'_>) -> Step {
-    let listeners = owner.domain.model.listeners().filter(|(_, listener)| listener.frontends.contains(key));
-    let names: Vec<String> = listeners.map(|(name, _)| name.to_string()).collect();
-    let step = Step::new("frontend", format!("{key} is a frontend of domain {}", owner.name));
-    match find_origin(owner.name, &Subject::Frontend(*key)) {
-        Some(origin) => step.by(origin.object.to_string(), origin.field, names.join(", ")),
-        None => step.by("", "", names.join(", ")),
-    }
-}
-
-fn interface_step(owner: &Facts<'_>, arrival: Option<&InterfaceState>) -> (Step, bool) {
-    let object = format!("TrafficDomain/{}", owner.name);
-    let named = owner.domain.model.domain.interfaces.join(", ");
-    let Some(arrival) = arrival else {
-        let step =
-            Step::new("interface", "taken as arriving on an interface of the domain (name another with --iface)");
-        return (step.by(object, "spec.interfaces", named), true);
-    };
-    let own = owner.domain.interfaces.iter().find(|interface| interface.name == arrival.name);
-    match own {
-        Some(interface) => {
-            let how = match &interface.attach {
-                Attach::Native => "judged in the driver (XDP native)".to_owned(),
-                Attach::Generic => "judged in the generic XDP path".to_owned(),
-                Attach::Missing => "which does not exist now".to_owned(),
-                Attach::Failed(reason) => format!("but admission is not attached there: {reason}"),
-                Attach::Off => "not judged".to_owned(),
-            };
-            (
-                Step::new("interface", format!("{} belongs to the domain, {how}", arrival.name)).by(
-                    object,
-                    "spec.interfaces",
-                    named,
-                ),
-                true,
-            )
-        }
-        None => {
-            let outcome = format!("{} is not an interface of domain {}", arrival.name, owner.name);
-            (Step::new("interface", outcome).by(object, "spec.interfaces", named).denial(), false)
-        }
-    }
-}
-
-fn source_steps(owner: &Facts<'_>, source: IpAddr, find_origin: FindOrigin<'_>) -> (Vec<Step>, Reason) {
-    let object = format!("TrafficDomain/{}", owner.name);
-    let admission = &owner.domain.model.domain.admission;
-    if let Some(prefix) = longest_match(&admission.deny, source) {
-        let step = Step::new("source", format!("{source} is on the deny list"));
-        let step = match find_origin(owner.name, &Subject::SourceDenied(source)) {
-            Some(origin) => step.by(origin.object.to_string(), origin.field, prefix.to_string()),
-            None => step.by(object, "spec.sources.deny", prefix.to_string()),
+/// Walks a packet through the decisions. Addresses are canonical (no IPv4-mapped IPv6) and of one family.
+pub(super) fn walk(scene: &Scene<'_>, question: &Question) -> Way {
+    let Some(place) = find_place(scene.domains, question) else {
+        let what = if matches!(question.payload, Payload::Icmp { .. }) {
+            format!("{} belongs to no domain alone", question.destination.ip())
+        } else {
+            format!("{} is no frontend of any domain", question.destination)
         };
-        return (vec![step.denial()], Reason::SourceDenied);
+        let step = Step::new("frontend", format!("{what}: the packet passes untouched"));
+        return Way { steps: vec![step.deciding()], reason: Reason::NotFrontend, owner: None };
+    };
+    let mut walk = Walk { scene, question, owner: place.owner, steps: Vec::new() };
+    walk.push_place(&place);
+    let reason = match walk.judge(&place) {
+        Err(reason) => reason,
+        Ok(()) => {
+            let step = if scene.is_kernel_on {
+                Step::new("admission", format!("the packet {}", cause(Reason::Admitted).words))
+            } else {
+                Step::new("admission", "not judged: --kernel=off")
+            };
+            walk.steps.push(step.deciding());
+            Reason::Admitted
+        }
+    };
+    Way { steps: walk.steps, reason, owner: Some(walk.owner.name.clone()) }
+}
+
+/// Whose the destination is.
+struct Place<'a> {
+    owner: &'a Facts<'a>,
+    /// What it is sent to; `None` for what has no port.
+    key: Option<FrontendKey>,
+    /// Whether that is a frontend of the owner.
+    is_frontend: bool,
+}
+
+fn find_place<'a>(domains: &'a [Facts<'a>], question: &Question) -> Option<Place<'a>> {
+    let transport = match question.payload {
+        Payload::Tcp => Some(Transport::Tcp),
+        Payload::Udp => Some(Transport::Udp),
+        Payload::Icmp { .. } => None,
+    };
+    let addr = question.destination.ip();
+    let key = transport.map(|transport| FrontendKey { addr, port: question.destination.port(), transport });
+    let serves = |facts: &Facts<'_>| key.is_some_and(|key| facts.domain.frontends.keys.contains(&key));
+    let owner = domains
+        .iter()
+        .find(|facts| facts.domain.frontends.exclusive.contains(&addr))
+        .or_else(|| domains.iter().find(|facts| serves(facts)))?;
+    Some(Place { owner, key, is_frontend: serves(owner) })
+}
+
+struct Walk<'a> {
+    scene: &'a Scene<'a>,
+    question: &'a Question,
+    owner: &'a Facts<'a>,
+    steps: Vec<Step>,
+}
+
+impl Walk<'_> {
+    fn object(&self) -> String {
+        format!("TrafficDomain/{}", self.owner.name)
     }
-    let denied = Step::new("source", format!("{source} is not on the deny list"));
-    let mut steps = vec![denied.by(&*object, "spec.sources.deny", format!("{} prefixes", admission.deny.len()))];
-    match &admission.allow {
-        None => steps.push(Step::new("source", "there is no allow list: every other source is let in").by(
-            object,
-            "spec.sources.allow",
-            "",
-        )),
-        Some(allow) => match longest_match(allow, source) {
+
+    /// A step by the object and field behind something, or by a field of the domain where that is not known.
+    fn step(&self, step: Step, subject: &Subject, field: &str, value: impl Into<String>) -> Step {
+        match (self.scene.find_origin)(self.owner.name, subject) {
+            Some(origin) => step.by(origin.object.to_string(), origin.field, value),
+            None if field.is_empty() => step.by("", "", value),
+            None => step.by(self.object(), field, value),
+        }
+    }
+
+    fn deny(&mut self, step: Step, reason: Reason) -> Result<(), Reason> {
+        self.steps.push(step.denial());
+        Err(reason)
+    }
+
+    fn push_place(&mut self, place: &Place<'_>) {
+        let name = self.owner.name;
+        let step = match place.key {
+            Some(key) if place.is_frontend => {
+                let listeners = self.owner.domain.model.listeners();
+                let has_it = listeners.filter(|(_, listener)| listener.frontends.contains(&key));
+                let names: Vec<String> = has_it.map(|(name, _)| name.to_string()).collect();
+                let step = Step::new("frontend", format!("{key} is a frontend of domain {name}"));
+                self.step(step, &Subject::Frontend(key), "", names.join(", "))
+            }
+            _ => {
+                let addr = self.question.destination.ip();
+                let step = Step::new("frontend", format!("{addr} belongs to domain {name} alone"));
+                self.step(step, &Subject::Address(addr), "spec.addresses", addr.to_string())
+            }
+        };
+        self.steps.push(step);
+    }
+
+    fn judge(&mut self, place: &Place<'_>) -> Result<(), Reason> {
+        let message = Message::of(self.question);
+        if self.scene.is_kernel_on {
+            self.judge_interface()?;
+            self.judge_deny_list()?;
+            self.judge_allow_list(message)?;
+        }
+        match (place.key, message) {
+            (Some(key), _) if !place.is_frontend => self.refuse_port(&key),
+            (None, Message::Refused) if self.scene.is_kernel_on => {
+                let step = Step::new("icmp", "frontends take echo, and the errors that path MTU discovery needs");
+                self.deny(step, Reason::IcmpDenied)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn judge_interface(&mut self) -> Result<(), Reason> {
+        let named = self.owner.domain.model.domain.interfaces.join(", ");
+        let Some(arrival) = self.scene.arrival else {
+            let words = "taken as arriving on an interface of the domain (name another with --iface)";
+            self.steps.push(Step::new("interface", words).by(self.object(), "spec.interfaces", named));
+            return Ok(());
+        };
+        let Some(own) = self.owner.domain.interfaces.iter().find(|interface| interface.name == arrival.name) else {
+            let words = format!("{} is not an interface of domain {}", arrival.name, self.owner.name);
+            let step = Step::new("interface", words).by(self.object(), cause(Reason::WrongInterface).field, named);
+            return self.deny(step, Reason::WrongInterface);
+        };
+        let how = match &own.attach {
+            Attach::Native => "judged in the driver (XDP native)".to_owned(),
+            Attach::Generic => "judged in the generic XDP path".to_owned(),
+            Attach::Missing => "which does not exist now".to_owned(),
+            Attach::Failed(reason) => format!("but admission is not attached there: {reason}"),
+            Attach::Off => "not judged".to_owned(),
+        };
+        let step = Step::new("interface", format!("{} belongs to the domain, {how}", arrival.name));
+        self.steps.push(self.step(step, &Subject::Interface(arrival.name.clone()), "spec.interfaces", &arrival.name));
+        Ok(())
+    }
+
+    fn judge_deny_list(&mut self) -> Result<(), Reason> {
+        let (source, field) = (self.question.source, cause(Reason::SourceDenied).field);
+        let deny = &self.owner.domain.model.domain.admission.deny;
+        if let Some(prefix) = longest_match(deny, source) {
+            let step = Step::new("deny list", format!("{source} is on it"));
+            let step = self.step(step, &Subject::SourceDenied(source), field, prefix.to_string());
+            return self.deny(step, Reason::SourceDenied);
+        }
+        let step = Step::new("deny list", format!("{source} is not on it"));
+        self.steps.push(step.by(self.object(), field, format!("{} prefixes", deny.len())));
+        Ok(())
+    }
+
+    fn judge_allow_list(&mut self, message: Message) -> Result<(), Reason> {
+        let (source, field) = (self.question.source, cause(Reason::SourceNotAllowed).field);
+        let Some(allow) = &self.owner.domain.model.domain.admission.allow else {
+            let step = Step::new("allow list", "there is none: every other source is let in");
+            self.steps.push(step.by(self.object(), field, ""));
+            return Ok(());
+        };
+        let shown = show_prefixes(allow);
+        if message == Message::Error {
+            let words = "does not hold for errors, which come from routers on the way";
+            self.steps.push(Step::new("allow list", words).by(self.object(), field, shown));
+            return Ok(());
+        }
+        match longest_match(allow, source) {
             Some(prefix) => {
-                let step = Step::new("source", format!("{source} is on the allow list"));
-                steps.push(step.by(object, "spec.sources.allow", prefix.to_string()));
+                let step = Step::new("allow list", format!("{source} is on it"));
+                self.steps.push(self.step(step, &Subject::SourceAllowed(source), field, prefix.to_string()));
+                Ok(())
             }
             None => {
-                let step = Step::new(
-                    "source",
-                    format!("{source} is not on the allow list, which closes the domain to all others"),
-                );
-                steps.push(step.by(object, "spec.sources.allow", show_prefixes(allow)).denial());
-                return (steps, Reason::SourceNotAllowed);
+                let words = if allow.is_empty() {
+                    format!("{source} is not on it: it is empty, which closes the domain to everybody")
+                } else {
+                    format!("{source} is not on it, and it closes the domain to all others")
+                };
+                let step = self.step(Step::new("allow list", words), &Subject::SourceNotAllowed, field, shown);
+                self.deny(step, Reason::SourceNotAllowed)
             }
-        },
+        }
     }
-    (steps, Reason::Admitted)
+
+    fn refuse_port(&mut self, key: &FrontendKey) -> Result<(), Reason> {
+        let served = self.owner.domain.frontends.keys.iter().filter(|frontend| frontend.addr == key.addr);
+        let ports: Vec<String> = served.map(|frontend| format!("{}/{}", frontend.port, frontend.transport)).collect();
+        let step = Step::new("port", format!("no listener of the domain has {}/{} there", key.port, key.transport));
+        let value = format!("served: {}", ports.join(", "));
+        let step = step.by(self.object(), cause(Reason::NoFrontend).field, value);
+        self.deny(step, Reason::NoFrontend)
+    }
+}
+
+/// What an ICMP message is to a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Message {
+    /// It is none.
+    No,
+    /// Echo, request or reply.
+    Echo,
+    /// An error about a packet sent earlier.
+    Error,
+    /// Anything else. Neighbour messages are among them: those that count have never been forwarded.
+    Refused,
+}
+
+impl Message {
+    fn of(question: &Question) -> Self {
+        let Payload::Icmp { kind, .. } = question.payload else { return Self::No };
+        match (question.destination.is_ipv4(), kind) {
+            (true, 0 | 8) | (false, 128 | 129) => Self::Echo,
+            (true, 3 | 11 | 12) | (false, 1..=4) => Self::Error,
+            _ => Self::Refused,
+        }
+    }
 }
 
 fn longest_match(prefixes: &[IpNet], address: IpAddr) -> Option<IpNet> {

@@ -8,9 +8,12 @@ use tidegate_model::{
     Admission, Domain, DomainId, DomainName, FrontendKey, Model, ResourceLimits, Transport, domain::Frontends,
 };
 
-use super::{Facts, packet};
+use super::{
+    Facts,
+    packet::{self, Scene, Way},
+};
 use crate::{
-    admin::protocol::Question,
+    admin::protocol::{Payload, Question},
     state::{Attach, DomainState, InterfaceState},
 };
 
@@ -38,6 +41,10 @@ fn nic(name: &str) -> InterfaceState {
 }
 
 fn walk(source: &str, destination: &str, interface: Option<&str>) -> (Reason, String) {
+    walk_with(Payload::Tcp, source, destination, interface)
+}
+
+fn walk_with(payload: Payload, source: &str, destination: &str, interface: Option<&str>) -> (Reason, String) {
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let domains = [
         domain(
@@ -58,14 +65,17 @@ fn walk(source: &str, destination: &str, interface: Option<&str>) -> (Reason, St
         source: source.parse().unwrap(),
         source_port: 40_000,
         destination: destination.parse().unwrap(),
-        is_udp: false,
+        payload,
         interface: None,
         request: None,
     };
     let arrival = interface.map(nic);
-    let (steps, reason, _) = packet::walk(&facts, &question, arrival.as_ref(), true, &|_, _| None);
+    let scene = Scene { domains: &facts, arrival: arrival.as_ref(), is_kernel_on: true, find_origin: &|_, _| None };
+    let Way { steps, reason, .. } = packet::walk(&scene, &question);
     assert_eq!(reason.is_denial(), steps.iter().any(|step| step.is_denial), "{steps:?}");
-    let last = steps.iter().find(|step| step.is_denial).or(steps.last()).unwrap();
+    assert_eq!(steps.iter().filter(|step| step.is_deciding).count(), 1, "{steps:?}");
+    let last = steps.iter().find(|step| step.is_deciding).unwrap();
+    assert_eq!(Some(last), steps.last(), "nothing is decided after the verdict");
     (reason, format!("{} {} {}", last.object, last.field, last.value))
 }
 
@@ -95,4 +105,17 @@ fn names_what_decides() {
     // NIC and source come before the port: a scan of ports tells a denied source nothing.
     assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("wan0")).0, Reason::SourceDenied);
     assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("lan0")).0, Reason::WrongInterface);
+}
+
+#[test]
+fn icmp_is_judged_by_its_type_and_errors_are_from_routers_that_no_allow_list_names() {
+    let icmp = |kind, source, destination| walk_with(Payload::Icmp { kind, code: 0 }, source, destination, None).0;
+    let public = "203.0.113.1:0";
+    assert_eq!(icmp(8, "198.51.100.1", public), Reason::Admitted);
+    assert_eq!(icmp(8, "192.0.2.7", public), Reason::SourceDenied);
+    assert_eq!(icmp(13, "198.51.100.1", public), Reason::IcmpDenied);
+    assert_eq!(icmp(8, "198.51.100.1", "10.20.1.1:0"), Reason::SourceNotAllowed);
+    assert_eq!(icmp(3, "198.51.100.1", "10.20.1.1:0"), Reason::Admitted);
+    assert_eq!(icmp(8, "198.51.100.1", "8.8.8.8:0"), Reason::NotFrontend);
+    assert_eq!(walk_with(Payload::Udp, "198.51.100.1", "203.0.113.1:443", None).0, Reason::NoFrontend);
 }

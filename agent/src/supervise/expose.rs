@@ -10,7 +10,6 @@ use tidegate_model::{Domain, FrontendKey, Generation, domain::Frontends};
 use tracing::{info, warn};
 
 use crate::{
-    metrics,
     net::{link::Attachment, listen::ListenError},
     state::{Attach, InterfaceState},
     tier::{DomainUpdate, UpdateOutcome},
@@ -101,7 +100,6 @@ impl DomainTask {
             state.kernel.has_any = true;
             state.kernel.generation = self.exposed_generation;
             state.frontends = self.exposed.clone().unwrap_or_default();
-            metrics::interfaces(&state.model.domain, &state.interfaces);
         }
     }
 
@@ -177,9 +175,8 @@ impl DomainTask {
         self.wanted = Rc::default();
         self.exposed = None;
         self.release_addresses().await;
-        if let Some(state) = self.node.state.domains.borrow_mut().remove(&self.name) {
-            metrics::domain_removed(&state.model.domain);
-        }
+        self.node.state.domains.borrow_mut().remove(&self.name);
+        self.node.state.sources.borrow_mut().forget(self.id);
         self.node.heard(&self.name);
     }
 }

@@ -75,7 +75,6 @@ impl DomainTask {
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
             state.worker.restarts += 1;
             state.worker.applied = Applied::default();
-            metrics::worker_restarted(&state.model.domain);
         }
     }
 

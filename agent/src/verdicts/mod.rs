@@ -1,26 +1,44 @@
 //! Verdicts of the kernel tier for people: who was refused, under which reason, and by which field of which object.
+//!
+//! What a sample costs here is bounded however fast packets come: the kernel samples by budget, and to name the field
+//! behind one no long list is searched.
+
+mod cause;
+mod filter;
+mod sketch;
+mod summary;
 
 use std::{
-    net::{IpAddr, SocketAddr},
-    time::SystemTime,
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 use tidegate_gateway_api::Subject;
-use tidegate_kernel::{CounterRow, Reason, Sample};
-use tidegate_model::{DomainId, DomainName};
+use tidegate_kernel::{Reason, Sample};
+use tidegate_model::DomainId;
 
-use crate::{admin::report::seconds, state::State};
+use crate::state::State;
+
+pub use cause::{Cause, cause, reasons_of};
+pub use filter::Filter;
+pub use sketch::{SLOTS, Slot, Sources, Table};
+pub use summary::{Reading, SampleCounts, SourceRow, Summary, SummaryRow, summarize};
 
 /// Answer where there is no kernel tier.
 pub const NOT_JUDGED: &str = "packets are not judged on this node (--kernel=off)";
 
+/// Longest deny list in which the entry behind a sample is looked for; that takes some 100 µs, many times a second. Behind
+/// a longer one the list is named, and `tidegate explain` finds the entry.
+const MAX_SEARCHED: usize = 1024;
+
 /// One sampled verdict.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct VerdictRow {
-    /// Seconds since the epoch at which the agent has seen it.
-    pub time: u64,
+    /// When it was made: seconds since the epoch, to the millisecond.
+    pub time: f64,
     /// Name of the domain; empty when there is none.
     pub domain: String,
     /// Program that judged: `admit`, `steer` or `guard`.
@@ -29,14 +47,25 @@ pub struct VerdictRow {
     pub reason: String,
     /// Whether it was refused.
     pub is_denial: bool,
-    /// Source; `None` for a line that only tells of lost ones.
+    /// Source; `None` for a line that only tells of lost ones, and for a system call of a worker. For an ICMP message the
+    /// ports are 0.
     pub source: Option<SocketAddr>,
     /// Destination.
     pub destination: Option<SocketAddr>,
     /// `TCP`, `UDP`, `ICMP` or a protocol number.
     pub protocol: String,
-    /// Index of the interface.
+    /// Type and code of an ICMP message.
+    pub icmp: Option<(u8, u8)>,
+    /// Flags of a TCP segment as tcpdump writes them, e.g. `S` or `F.`; empty where they were not read.
+    pub tcp_flags: String,
+    /// Name of the interface; its index where it has none of this node's any more.
+    pub interface: String,
+    /// Index of the interface; 0 where there is none.
     pub ifindex: u32,
+    /// VLAN id of the outer tag; 0 is untagged.
+    pub vlan: u16,
+    /// Bytes of the frame; 0 where the program sees none.
+    pub length: u32,
     /// Object whose field decided, as far as it is known.
     pub object: String,
     /// The field.
@@ -45,141 +74,148 @@ pub struct VerdictRow {
     pub lost: u64,
 }
 
-/// Counters of all verdicts since the maps exist.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// One row for each domain, hook and reason that has occurred.
-    pub rows: Vec<SummaryRow>,
-}
-
-/// A counter.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SummaryRow {
-    /// Name of the domain; empty when there is none.
-    pub domain: String,
-    /// Program that judged.
-    pub hook: String,
-    /// Reason.
-    pub reason: String,
-    /// Whether it is a refusal.
-    pub is_denial: bool,
-    /// Packets (admit) or connections (steer, guard).
-    pub packets: u64,
-    /// Bytes.
-    pub bytes: u64,
-    /// Object whose field decides.
-    pub object: String,
-    /// The field.
-    pub field: String,
-}
-
 impl VerdictRow {
-    /// A sample with the names that the state knows.
-    pub fn of(sample: &Sample, state: &State) -> Self {
-        let (domain, object, field) = name(sample.domain, sample.reason, Some(sample.source), state);
-        Self {
-            time: seconds(SystemTime::now()),
-            domain,
+    /// A sample with the names that the state knows; `None` when the filter does not want it.
+    pub fn of(sample: &Sample, state: &State, filter: &Filter) -> Option<Self> {
+        let name = domain_name(sample.domain, state);
+        if !filter.takes(sample, &name) {
+            return None;
+        }
+        let (object, field) = find_field(sample, &name, state);
+        let is_icmp = matches!(sample.protocol, ICMP | ICMP_V6);
+        let port = |port| if is_icmp { 0 } else { port };
+        Some(Self {
+            time: to_seconds(sample.seen_at()),
+            domain: name,
             hook: sample.hook.name().to_owned(),
             reason: sample.reason.name().to_owned(),
             is_denial: sample.reason.is_denial(),
-            source: Some(SocketAddr::new(sample.source, sample.source_port)),
-            destination: Some(SocketAddr::new(sample.destination, sample.destination_port)),
+            source: (!sample.source.is_unspecified() || sample.ifindex != 0)
+                .then(|| SocketAddr::new(sample.source, port(sample.source_port))),
+            destination: Some(SocketAddr::new(sample.destination, port(sample.destination_port))),
             protocol: show_protocol(sample.protocol),
+            icmp: is_icmp.then_some((sample.source_port as u8, sample.destination_port as u8)),
+            tcp_flags: if sample.protocol == TCP { show_tcp_flags(sample.tcp_flags) } else { String::new() },
+            interface: show_interface(sample.ifindex),
             ifindex: sample.ifindex,
+            vlan: sample.vlan,
+            length: sample.len,
             object,
             field,
             lost: 0,
-        }
+        })
     }
 
     /// A line that says that `lost` verdicts are missing here.
     pub fn lost(lost: u64) -> Self {
-        Self {
-            time: seconds(SystemTime::now()),
-            domain: String::new(),
-            hook: String::new(),
-            reason: String::new(),
-            is_denial: false,
-            source: None,
-            destination: None,
-            protocol: String::new(),
-            ifindex: 0,
-            object: String::new(),
-            field: String::new(),
-            lost,
-        }
+        Self { time: to_seconds(SystemTime::now()), lost, ..Self::default() }
     }
 }
 
-/// Counters of the kernel tier with the names that the state knows.
-///
-/// # Errors
-/// When there is no kernel tier, or it cannot be read, in words.
-pub fn summarize(state: &State) -> Result<Summary, String> {
-    let counters = match state.kernel.borrow_mut().kernel() {
-        Some(kernel) => kernel.counters().map_err(|error| error.to_string())?,
-        None => return Err(NOT_JUDGED.to_owned()),
-    };
-    let to_row = |row: &CounterRow| {
-        let (domain, object, field) = name(row.domain, row.reason, None, state);
-        SummaryRow {
-            domain,
-            hook: row.hook.name().to_owned(),
-            reason: row.reason.name().to_owned(),
-            is_denial: row.reason.is_denial(),
-            packets: row.packets,
-            bytes: row.bytes,
-            object,
-            field,
-        }
-    };
-    Ok(Summary { rows: counters.iter().map(to_row).collect() })
+/// Names of the domains by their numbers.
+pub fn domain_names(state: &State) -> BTreeMap<DomainId, String> {
+    state.domains.borrow().iter().map(|(name, domain)| (domain.id, name.to_string())).collect()
 }
 
-/// Domain, object and field behind a reason; the exact field where the source of the packet tells it.
-fn name(id: DomainId, reason: Reason, source: Option<IpAddr>, state: &State) -> (String, String, String) {
+fn domain_name(id: DomainId, state: &State) -> String {
     let domains = state.domains.borrow();
-    let Some((name, _)) = domains.iter().find(|(_, domain)| domain.id == id) else {
-        return (String::new(), String::new(), String::new());
+    domains.iter().find(|(_, domain)| domain.id == id).map(|(name, _)| name.to_string()).unwrap_or_default()
+}
+
+/// Object and field behind a sample; the entry of a list where that is cheap to find.
+fn find_field(sample: &Sample, domain: &str, state: &State) -> (String, String) {
+    let domains = state.domains.borrow();
+    let Some((name, domain)) = domains.iter().find(|(name, _)| name.as_str() == domain) else {
+        return Default::default();
     };
-    let translator = state.translator.borrow();
-    let subject = match (reason, source) {
-        (Reason::SourceDenied, Some(source)) => Some(Subject::SourceDenied(source)),
-        (Reason::SourceNotAllowed, _) => Some(Subject::SourceNotAllowed),
-        (Reason::WrongInterface, _) => Some(Subject::WrongInterface),
+    let subject = match sample.reason {
+        Reason::SourceDenied if domain.model.domain.admission.deny.len() <= MAX_SEARCHED => {
+            Some(Subject::SourceDenied(sample.source))
+        }
+        Reason::SourceNotAllowed => Some(Subject::SourceNotAllowed),
         _ => None,
     };
-    let (object, field) = match subject.and_then(|subject| translator.find_origin(name, &subject)) {
+    match subject.and_then(|subject| state.translator.borrow().find_origin(name, &subject)) {
         Some(origin) => (origin.object.to_string(), origin.field),
-        None => {
-            let (object, field) = deciding_field(name, reason);
-            (object, field.to_owned())
-        }
-    };
-    (name.to_string(), object, field)
+        None => cause(sample.reason).place(name),
+    }
 }
 
-/// The object and field by which a reason decides in a domain, as far as the reason alone tells it.
-pub fn deciding_field(domain: &DomainName, reason: Reason) -> (String, &'static str) {
-    let field = match reason {
-        Reason::WrongInterface => "spec.interfaces",
-        Reason::SourceDenied => "spec.sources.deny",
-        Reason::SourceNotAllowed => "spec.sources.allow",
-        Reason::NoFrontend => "spec.addresses",
-        Reason::DialDenied => "spec.egress",
-        _ => return (String::new(), ""),
-    };
-    (format!("TrafficDomain/{domain}"), field)
-}
+/// IP protocol numbers.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP_V6: u8 = 58;
 
 fn show_protocol(number: u8) -> String {
     match number {
-        1 | 58 => "ICMP".to_owned(),
-        6 => "TCP".to_owned(),
-        17 => "UDP".to_owned(),
+        ICMP | ICMP_V6 => "ICMP".to_owned(),
+        TCP => "TCP".to_owned(),
+        UDP => "UDP".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// Bits from FIN up (RFC 9293 section 3.1), the letters of tcpdump.
+fn show_tcp_flags(flags: u8) -> String {
+    let letters = ['F', 'S', 'R', 'P', '.', 'U', 'E', 'W'];
+    letters.iter().enumerate().filter(|(bit, _)| flags & (1 << bit) != 0).map(|(_, letter)| letter).collect()
+}
+
+fn show_interface(ifindex: u32) -> String {
+    if ifindex == 0 {
+        return String::new();
+    }
+    let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| ifindex.to_string())
+}
+
+fn to_seconds(time: SystemTime) -> f64 {
+    let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    millis as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_kernel::Hook;
+
+    use super::*;
+
+    /// A denied SYN.
+    pub(super) fn sample(domain: u32, source: &str) -> Sample {
+        Sample {
+            ktime_ns: 0,
+            domain: DomainId(domain),
+            hook: Hook::Admit,
+            reason: Reason::SourceDenied,
+            source: source.parse().unwrap(),
+            source_port: 40_000,
+            destination: "203.0.113.1".parse().unwrap(),
+            destination_port: 443,
+            protocol: TCP,
+            ifindex: 1,
+            vlan: 0,
+            len: 60,
+            tcp_flags: 2,
+        }
+    }
+
+    #[test]
+    fn flags_read_as_in_tcpdump() {
+        assert_eq!(show_tcp_flags(0x02), "S");
+        assert_eq!(show_tcp_flags(0x12), "S.");
+        assert_eq!(show_tcp_flags(0), "");
+    }
+
+    #[test]
+    fn a_filter_takes_what_it_names() {
+        let one = sample(1, "192.0.2.7");
+        assert!(Filter::default().takes(&one, "public"));
+        let prefix = Filter { source: "192.0.2.0/24".parse().ok(), ..Filter::default() };
+        assert!(prefix.takes(&one, "public") && !prefix.takes(&sample(1, "192.0.3.7"), "public"));
+        assert!(prefix.takes(&sample(1, "::ffff:192.0.2.9"), "public"));
+        let both = Filter { domain: Some("public".into()), reason: Some("source_denied".into()), source: None };
+        assert!(both.takes(&one, "public") && !both.takes(&one, "private"));
+        assert!(!Filter { reason: Some("admitted".into()), ..Filter::default() }.takes(&one, "public"));
     }
 }

@@ -5,10 +5,10 @@ use std::{fmt, net::IpAddr};
 use tidegate_model::{DomainName, FrontendKey, Key, ListenerKey, ObjectName, RuleKind};
 
 use crate::{
-    api::SourcesSpec,
+    api::ConfigMapReference,
     endpoints::object_of,
     object::{Kind, ObjectRef},
-    prefixes::{Place, for_each_entry},
+    prefixes::{Place, for_each_entry, read_prefix},
     translator::store::Store,
 };
 
@@ -19,8 +19,14 @@ pub enum Subject {
     Resource(Key),
     /// A frontend of the domain: the first listener that has it.
     Frontend(FrontendKey),
+    /// An address of the domain's own: the prefix of its pool.
+    Address(IpAddr),
+    /// A NIC of the domain.
+    Interface(String),
     /// A source that the domain denies.
     SourceDenied(IpAddr),
+    /// A source that the domain's allow list has.
+    SourceAllowed(IpAddr),
     /// A source that the domain's allow list does not have.
     SourceNotAllowed,
     /// A NIC that is not the domain's.
@@ -99,11 +105,24 @@ pub(crate) fn find_admission(store: &Store, domain: &DomainName, subject: &Subje
             let sources = object.spec.sources.as_ref()?;
             Some(own(if sources.allow.is_some() { "spec.sources.allow" } else { "spec.sources.allowFrom" }))
         }
-        Subject::SourceDenied(address) => {
+        Subject::Address(address) => {
+            let pool = object.spec.addresses.pool.as_ref()?;
+            let holds = |text: &String| read_prefix(text).is_some_and(|prefix| prefix.contains(address));
+            Some(own(&format!("spec.addresses.pool[{}]", pool.iter().position(holds)?)))
+        }
+        Subject::Interface(interface) => {
+            let index = object.spec.interfaces.iter().position(|named| named == interface)?;
+            Some(own(&format!("spec.interfaces[{index}]")))
+        }
+        Subject::SourceDenied(address) | Subject::SourceAllowed(address) => {
             let sources = object.spec.sources.as_ref()?;
-            let (place, _) = find_denied(store, sources, address.to_canonical())?;
-            Some(match place {
-                Place::Inline(index) => own(&format!("spec.sources.deny[{index}]")),
+            let (field, inline, from) = if matches!(subject, Subject::SourceDenied(_)) {
+                ("deny", &sources.deny, &sources.deny_from)
+            } else {
+                ("allow", &sources.allow, &sources.allow_from)
+            };
+            Some(match find_entry(store, field, inline.as_deref(), from.as_deref(), address.to_canonical())? {
+                Place::Inline(index) => own(&format!("spec.sources.{field}[{index}]")),
                 Place::Line { config_map, key, line } => {
                     Origin::new(Kind::ConfigMap, config_map, format!("data[{key:?}] line {line}"))
                 }
@@ -113,13 +132,19 @@ pub(crate) fn find_admission(store: &Store, domain: &DomainName, subject: &Subje
     }
 }
 
-/// The longest prefix that denies an address.
-fn find_denied(store: &Store, sources: &SourcesSpec, address: IpAddr) -> Option<(Place, u8)> {
+/// The longest prefix of a list that holds an address.
+fn find_entry(
+    store: &Store,
+    field: &str,
+    inline: Option<&[String]>,
+    from: Option<&[ConfigMapReference]>,
+    address: IpAddr,
+) -> Option<Place> {
     let mut best: Option<(Place, u8)> = None;
     for_each_entry(
-        "deny",
-        sources.deny.as_deref().unwrap_or_default(),
-        sources.deny_from.as_deref().unwrap_or_default(),
+        field,
+        inline.unwrap_or_default(),
+        from.unwrap_or_default(),
         &|name| store.find_config_map(name),
         &mut |place, prefix| {
             let is_longer = best.as_ref().is_none_or(|(_, length)| prefix.prefix_len() > *length);
@@ -129,5 +154,5 @@ fn find_denied(store: &Store, sources: &SourcesSpec, address: IpAddr) -> Option<
         },
         &mut |_| {},
     );
-    best
+    best.map(|(place, _)| place)
 }

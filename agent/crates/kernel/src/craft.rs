@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tidegate_model::Transport;
-
 /// A packet that somebody asks about. Both addresses are of one family; when they are not, both are written as IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketSpec {
@@ -11,28 +9,46 @@ pub struct PacketSpec {
     pub source: SocketAddr,
     /// Destination.
     pub destination: SocketAddr,
-    /// Transport protocol.
-    pub transport: Transport,
+    /// What it carries. Without ports, those of the addresses are not used.
+    pub payload: Payload,
     /// VLAN id of a tag, for a frame on a NIC that carries VLANs.
     pub vlan: Option<u16>,
 }
 
-/// A TCP SYN or an empty UDP datagram in an Ethernet frame. Checksums are zero: verdicts do not depend on them.
+/// What a packet carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// The SYN of a TCP connection.
+    Tcp,
+    /// An empty UDP datagram.
+    Udp,
+    /// An ICMP message of the addresses' family.
+    Icmp {
+        /// Its type.
+        kind: u8,
+        /// Its code.
+        code: u8,
+    },
+}
+
+/// The packet in an Ethernet frame, forwarded by a router (TTL 64). Checksums are zero: verdicts do not depend on them.
 pub fn craft(spec: &PacketSpec) -> Vec<u8> {
     let mut frame = vec![0; 12];
     if let Some(vlan) = spec.vlan {
         frame.extend([0x81, 0x00]);
         frame.extend(vlan.to_be_bytes());
     }
-    let transport = craft_transport(spec);
-    let protocol = match spec.transport {
-        Transport::Tcp => 6,
-        Transport::Udp => 17,
+    let payload = craft_payload(spec);
+    let protocol = match spec.payload {
+        Payload::Tcp => 6,
+        Payload::Udp => 17,
+        Payload::Icmp { .. } if spec.source.is_ipv4() && spec.destination.is_ipv4() => 1,
+        Payload::Icmp { .. } => 58,
     };
     match (spec.source.ip(), spec.destination.ip()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             frame.extend([0x08, 0x00, 0x45, 0]);
-            frame.extend((20 + transport.len() as u16).to_be_bytes());
+            frame.extend((20 + payload.len() as u16).to_be_bytes());
             // Identification 0, "don't fragment", TTL 64, no checksum.
             frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
             frame.extend(source.octets());
@@ -40,24 +56,27 @@ pub fn craft(spec: &PacketSpec) -> Vec<u8> {
         }
         (source, destination) => {
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-            frame.extend((transport.len() as u16).to_be_bytes());
+            frame.extend((payload.len() as u16).to_be_bytes());
             frame.extend([protocol, 64]);
             frame.extend(to_v6(source));
             frame.extend(to_v6(destination));
         }
     }
-    frame.extend(transport);
+    frame.extend(payload);
     frame
 }
 
-fn craft_transport(spec: &PacketSpec) -> Vec<u8> {
+fn craft_payload(spec: &PacketSpec) -> Vec<u8> {
     let mut header = Vec::with_capacity(20);
-    header.extend(spec.source.port().to_be_bytes());
-    header.extend(spec.destination.port().to_be_bytes());
-    match spec.transport {
+    if !matches!(spec.payload, Payload::Icmp { .. }) {
+        header.extend(spec.source.port().to_be_bytes());
+        header.extend(spec.destination.port().to_be_bytes());
+    }
+    match spec.payload {
         // Sequence and acknowledgement 0, five words of header, SYN, a window, no checksum, no urgent data.
-        Transport::Tcp => header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]),
-        Transport::Udp => header.extend([0, 8, 0, 0]),
+        Payload::Tcp => header.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]),
+        Payload::Udp => header.extend([0, 8, 0, 0]),
+        Payload::Icmp { kind, code } => header.extend([kind, code, 0, 0, 0, 0, 0, 0]),
     }
     header
 }

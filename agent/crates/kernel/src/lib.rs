@@ -29,7 +29,7 @@ pub use tidegate_abi::{Hook, Reason};
 
 pub use attach::AttachMode;
 pub use counters::{CounterRow, MapFill, SampleLosses};
-pub use craft::{PacketSpec, craft};
+pub use craft::{PacketSpec, Payload, craft};
 pub use desired::{AppliedReport, ApplyFailure, Desired, DomainDesired, Interface};
 pub use error::KernelError;
 pub use open::{Kernel, KernelConfig, Opened};

@@ -18,6 +18,15 @@ fn every_verdict_leads_to_a_field() {
     assert_eq!(denied("2001:db8:bad::1"), "TrafficDomain/public spec.sources.deny[1]");
     assert_eq!(denied("198.51.100.10"), "");
     assert_eq!(explain(&world, "private", Subject::SourceNotAllowed), "TrafficDomain/private spec.sources.allow");
+    let allowed = |address: &str| explain(&world, "private", Subject::SourceAllowed(address.parse().unwrap()));
+    assert_eq!(allowed("10.20.3.4"), "TrafficDomain/private spec.sources.allow[0]");
+    assert_eq!(allowed("192.0.2.7"), "");
+    let address = |address: &str| explain(&world, "public", Subject::Address(address.parse().unwrap()));
+    assert_eq!(address("203.0.113.1"), "TrafficDomain/public spec.addresses.pool[0]");
+    assert_eq!(address("10.20.1.1"), "");
+    let interface = |name: &str| explain(&world, "public", Subject::Interface(name.to_owned()));
+    assert_eq!(interface("wan0"), "TrafficDomain/public spec.interfaces[0]");
+    assert_eq!(interface("lan0"), "");
     assert_eq!(explain(&world, "public", Subject::WrongInterface), "TrafficDomain/public spec.interfaces");
     assert_eq!(
         explain(&world, "public", Subject::RateOfSource),

@@ -94,7 +94,7 @@ fn an_endpoint_that_goes_can_no_longer_be_dialled() {
 }
 
 /// The cgroup v2 folder of a process.
-fn cgroup(pid: u32) -> PathBuf {
+pub(crate) fn cgroup(pid: u32) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -103,7 +103,7 @@ fn cgroup(pid: u32) -> PathBuf {
 }
 
 /// Whether a process that joins a cgroup on the node can connect. Anything but success or EPERM fails the test.
-fn dial_in(lab: &Lab, group: &std::path::Path, addr: SocketAddr) -> bool {
+pub(crate) fn dial_in(lab: &Lab, group: &std::path::Path, addr: SocketAddr) -> bool {
     let mut command = std::process::Command::new(process::program("tidegate-lab").unwrap());
     command.args(["dial", &group.display().to_string(), &addr.to_string()]);
     let output = lab.gateway.call(|| command.output()).unwrap();

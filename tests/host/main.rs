@@ -16,6 +16,8 @@ mod connections;
 #[cfg(test)]
 mod containment;
 #[cfg(test)]
+mod dashboards;
+#[cfg(test)]
 mod endpoints;
 #[cfg(test)]
 mod explain;
@@ -25,6 +27,8 @@ mod framing;
 mod interfaces;
 #[cfg(test)]
 mod objects;
+#[cfg(test)]
+mod packets;
 #[cfg(test)]
 mod protocols;
 #[cfg(test)]

@@ -181,8 +181,10 @@ fn the_socket_answers_what_it_understands_and_says_so_of_the_rest() {
             let answer = ask_socket(&path, &question).await;
             assert!(answer.is_empty() || answer.starts_with("{\"error\":"), "{answer}");
         }
-        let verdicts = ask_socket(&path, b"\"followVerdicts\"\n").await;
-        assert!(verdicts.contains("--kernel=off"), "{verdicts}");
+        for ask in ["{\"followVerdicts\":{}}\n", "{\"summarizeVerdicts\":{\"filter\":{},\"interval\":1}}\n"] {
+            let answer = ask_socket(&path, ask.as_bytes()).await;
+            assert!(answer.contains("--kernel=off"), "{answer}");
+        }
     });
 }
 

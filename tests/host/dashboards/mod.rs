@@ -211,10 +211,12 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
     expect("TidegateInterfaceNotJudged");
 
     world.console.stop();
-    for _ in 0..30 {
+    // A class of status has a series from its first answer on: only what comes later is a rate.
+    wait_until("TidegateServerErrors", SHOWN, || {
         assert!(get(&lab.datacentre, &private(), CONSOLE, "/").is_ok_and(|reply| reply.status >= 500));
-    }
-    expect("TidegateServerErrors");
+        is_true(prometheus, alerts, "TidegateServerErrors").then_some(())
+    })
+    .unwrap();
 
     let mut worker = agent.worker_pid("private").unwrap();
     for _ in 0..3 {

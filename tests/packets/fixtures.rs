@@ -306,7 +306,15 @@ fn lets_neighbours_ask_for_frontend_addresses() {
             packet.hop_limit = 255;
             bed.assert_admit("from a neighbour", &untagged_v6(&packet), bed.lan, PRIVATE, Reason::Admitted);
             packet.hop_limit = 254;
-            bed.assert_admit("through a router", &untagged_v6(&packet), bed.lan, PRIVATE, Reason::SourceNotAllowed);
+            bed.assert_admit("through a router", &untagged_v6(&packet), bed.lan, PRIVATE, Reason::Martian);
+            packet.source = v6(STRANGER_V6);
+            bed.assert_admit(
+                "of a stranger, routed",
+                &untagged_v6(&packet),
+                bed.lan,
+                PRIVATE,
+                Reason::SourceNotAllowed,
+            );
             packet.source = v6(ALLOWED_V6);
             bed.assert_admit("of an allowed one, routed", &untagged_v6(&packet), bed.lan, PRIVATE, Reason::IcmpDenied);
         }

@@ -4,11 +4,13 @@
 //! leave nothing behind. Needs root and the BPF object (`cargo xtask ebpf`). A fixture is bytes in, verdict and counters out.
 
 mod bed;
+mod cookie;
 mod fixtures;
 mod frame;
 mod guard;
 mod limits;
 mod lists;
+mod martian;
 mod mirror;
 mod random;
 mod samples;

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(300);
 
 /// Runs code in the namespace at the other end of `wan0`.
-fn on_the_internet(namespace: &std::fs::File, code: impl FnOnce() + Send) {
+pub(crate) fn on_the_internet(namespace: &std::fs::File, code: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let body = scope.spawn(|| {
             setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET).expect("entering the namespace");
@@ -30,7 +30,7 @@ fn on_the_internet(namespace: &std::fs::File, code: impl FnOnce() + Send) {
 }
 
 /// Moves `wan1` into a namespace of its own, with a client's addresses; returns that namespace.
-fn make_internet() -> std::fs::File {
+pub(crate) fn make_internet() -> std::fs::File {
     let here = std::fs::File::open("/proc/thread-self/ns/net").expect("this namespace");
     let (made, received) = mpsc::channel();
     let (moved, wait) = mpsc::channel::<()>();

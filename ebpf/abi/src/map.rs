@@ -43,11 +43,13 @@ pub mod name {
     pub const RATE_OVERFLOWS: &str = "RATE_OVERFLOWS";
     /// One element per CPU: cookie of the socket that `guard` has judged last, so that `borrowed` does not do it again.
     pub const JUDGED: &str = "JUDGED";
+    /// 0 -> the program `cookie`, which `admit` goes on to.
+    pub const COOKIE: &str = "COOKIE";
 
     pub use crate::connections::name::{CONNECTIONS, INSTANCE, KNOWN, MARKS, OPEN_DOMAINS, OPEN_SOURCES};
 
     /// Every map.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         ADDRESSES,
         FRONTENDS,
         INTERFACES,
@@ -72,6 +74,7 @@ pub mod name {
         MARKS,
         CONNECTIONS,
         KNOWN,
+        COOKIE,
     ];
 }
 

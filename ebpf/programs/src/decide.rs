@@ -1,15 +1,15 @@
 //! The verdict: one admission function for two hooks, and the guard's question.
 //!
 //! Fails closed for frontends (an address of a domain's own that is not understood is refused) and judges nothing else: what
-//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, source, port, and
-//! for what begins a connection its limits and rates.
-//! Must not know where tables or bytes live.
+//! is not for a frontend is [`Reason::NotFrontend`], which every hook passes untouched. Order: frontend, NIC, martian, source,
+//! port, and for what begins a connection its limits and rates. Must not know where tables or bytes live.
 
 use tidegate_abi::{
     Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey, address::to_v4,
 };
 
 use crate::{
+    martian::is_martian,
     open::find_open_refusal,
     packet::{Bytes, Kind, Link, Network, Transport, protocol},
     rates::{Buckets, find_rate_refusal},
@@ -286,6 +286,9 @@ fn find_refusal(
         if !tables.has_interface(&key) {
             return Some(Reason::WrongInterface);
         }
+    }
+    if is_martian(tables, saddr, ingress, !needs_allowed) {
+        return Some(Reason::Martian);
     }
     let Some(policy) = policy else { return Some(Reason::DomainUnknown) };
     if policy.deny != 0 && has_source(tables, policy.deny, saddr) {

@@ -1,5 +1,5 @@
 //! The pure half of the BPF programs: what a packet is ([`packet`]), what becomes of it ([`decide`]), how many may come
-//! ([`rates`]), and what a worker may do with sockets ([`contain`]).
+//! ([`rates`]), how a SYN is answered without a connection ([`cookie`]), and what a worker may do with sockets ([`contain`]).
 //!
 //! Compiled for both targets; bytes and tables come in through the traits [`packet::Bytes`] and [`decide::Tables`], so the
 //! same code runs in the kernel, in tests and under the fuzzer. No pointer, no map, no aya here; nothing panics, whatever the
@@ -7,8 +7,10 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod contain;
+pub mod cookie;
 pub mod decide;
 pub mod known;
+mod martian;
 pub mod open;
 pub mod packet;
 pub mod rates;

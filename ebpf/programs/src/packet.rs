@@ -192,9 +192,21 @@ impl Link {
         }
         Some(Self { vlan, inner_vlan, ethertype, offset })
     }
+
+    /// Where the network header begins.
+    #[inline(always)]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
 }
 
 impl Network {
+    /// Whether it is IPv6.
+    #[inline(always)]
+    pub fn is_v6(&self) -> bool {
+        self.is_v6
+    }
+
     /// Reads the fixed part of an IP header.
     #[inline(always)]
     pub fn parse(bytes: &impl Bytes, link: &Link) -> Option<Self> {

@@ -11,10 +11,10 @@ use std::{
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
-use tidegate_model::{Admission, Domain, DomainName, ObjectName, RateLimit, ResourceLimits};
+use tidegate_model::{Admission, Domain, DomainName, ObjectName, RateLimit, ResourceLimits, SynCookies};
 
 use crate::{
-    api::{RateSpec, SourcesSpec, TrafficDomain, TrafficDomainSpec},
+    api::{RateSpec, SourcesSpec, SynCookiesSpec, TrafficDomain, TrafficDomainSpec},
     object::created_at,
     prefixes::{config_map_name, read_list, read_prefix},
     quantity::{read_cpu, read_memory},
@@ -163,13 +163,18 @@ fn read_admission<'a>(
     let deny = list("deny", &sources.deny, &sources.deny_from);
     let allow = list("allow", &sources.allow, &sources.allow_from);
     let is_closed = sources.allow.is_some() || sources.allow_from.is_some();
-    let rates = spec.admission.as_ref().and_then(|admission| admission.new_connections.clone()).unwrap_or_default();
+    let admission = spec.admission.clone().unwrap_or_default();
+    let rates = admission.new_connections.unwrap_or_default();
     let rate = |rate: RateSpec| RateLimit { rate: rate.rate, burst: rate.burst.unwrap_or(rate.rate) };
     Admission {
         deny,
         allow: is_closed.then_some(allow),
         per_source: rates.per_source.map(rate),
         total: rates.total.map(rate),
+        syn_cookies: match admission.syn_cookies {
+            None | Some(SynCookiesSpec::Kernel) => SynCookies::Kernel,
+            Some(SynCookiesSpec::Xdp) => SynCookies::Xdp,
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use aya::maps::MapError;
 use tidegate_abi::{
-    Hook, Reason,
+    Hook, Policy, Reason,
     address::to_ip,
     map::{self, counter_index, name, socket_index},
 };
@@ -23,6 +23,7 @@ use crate::{
     Kernel, KernelError,
     desired::{AppliedReport, ApplyFailure, Desired},
     entries::{Claims, Lists, decide_claims, dialled_key, interface_keys},
+    limits::limits_of,
     sources::{TooLong, fill_lists, remove_unused},
     tables::{explain_write, map_error},
 };
@@ -34,6 +35,8 @@ struct Target {
     interfaces: BTreeSet<tidegate_abi::InterfaceKey>,
     /// Lists by domain; `None` leaves them as they are.
     lists: BTreeMap<u32, Option<Lists>>,
+    /// Policies less their lists, by domain.
+    limits: BTreeMap<u32, Policy>,
     /// VLAN devices by the NIC that they are on.
     devices: BTreeSet<(u32, u32)>,
 }
@@ -58,6 +61,7 @@ impl Kernel {
             target.interfaces.extend(interface_keys(domain, wanted));
             let is_same = self.admissions.get(&domain.0) == Some(&wanted.admission);
             target.lists.insert(domain.0, (!is_same).then(|| Lists::of(&wanted.admission)));
+            target.limits.insert(domain.0, limits_of(&wanted.admission));
             let devices = wanted.interfaces.iter().filter_map(|each| Some((each.ifindex, each.device?)));
             target.devices.extend(devices);
         }
@@ -167,7 +171,7 @@ impl Kernel {
     fn lead_to(&mut self, target: Target, report: &mut AppliedReport) {
         self.vlan_devices = target.devices;
         self.remove_frontends(&target.claims, report);
-        self.lead_policies(target.lists, report);
+        self.lead_policies(target.lists, &target.limits, report);
         self.put_interfaces(&target.interfaces, report);
         self.lead_admitting(report);
         self.put_addresses(&target.claims, report);
@@ -211,7 +215,12 @@ impl Kernel {
         }
     }
 
-    fn lead_policies(&mut self, lists: BTreeMap<u32, Option<Lists>>, report: &mut AppliedReport) {
+    fn lead_policies(
+        &mut self,
+        lists: BTreeMap<u32, Option<Lists>>,
+        limits: &BTreeMap<u32, Policy>,
+        report: &mut AppliedReport,
+    ) {
         let gone: Vec<u32> = self.applied.policies.keys().copied().filter(|id| !lists.contains_key(id)).collect();
         for domain in gone {
             match self.tables.remove_policy(domain) {
@@ -229,7 +238,9 @@ impl Kernel {
         for (domain, lists) in lists {
             let Some(lists) = lists else { continue };
             let current = self.applied.policies.get(&domain).copied();
-            match fill_lists(&mut self.tables, &mut self.applied, current, &lists, report) {
+            let limits = limits.get(&domain).copied().unwrap_or_default();
+            let filled = fill_lists(&mut self.tables, &mut self.applied, current, &lists, report);
+            match filled.map(|lists| Policy { deny: lists.deny, allow: lists.allow, ..limits }) {
                 Ok(policy) if current == Some(policy) => {}
                 Ok(policy) => match self.tables.put_policy(domain, policy, current.is_some()) {
                     Ok(()) => {

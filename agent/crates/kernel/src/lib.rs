@@ -14,6 +14,7 @@ mod desired;
 mod entries;
 mod error;
 mod interfaces;
+mod limits;
 mod maps;
 mod open;
 mod pins;

@@ -42,4 +42,12 @@ impl Maps {
         let map = self.take_map(name).ok_or(KernelError::Object { kind: "map", name })?;
         T::try_from(map).map_err(map_error(name))
     }
+
+    /// Takes an array of programs: what aya makes of one takes programs that aya has loaded, and no others.
+    pub(crate) fn take_programs(&mut self, name: &'static str) -> Result<MapData, KernelError> {
+        match self.take_map(name) {
+            Some(Map::ProgramArray(map)) => Ok(map),
+            _ => Err(KernelError::Object { kind: "map", name }),
+        }
+    }
 }

@@ -115,7 +115,8 @@ impl Kernel {
             let programs = Programs::load(&mut ebpf, &pins)?;
             (Maps::of_object(&mut ebpf), programs)
         };
-        let tables = Tables::take(&mut maps)?;
+        let mut tables = Tables::take(&mut maps)?;
+        tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
         let samples = maps.take_map(name::SAMPLES);
         let applied = tables.read_entries()?;
         let mut kernel = Self {

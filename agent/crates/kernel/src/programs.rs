@@ -51,6 +51,7 @@ macro_rules! programs {
 programs! {
     Admit, "admit", Xdp;
     Explain, "explain", Xdp;
+    Cookie, "cookie", Xdp;
     Steer, "steer", SkLookup;
     GuardSocket, "guard_socket", SockCreate;
     GuardBind4, "guard_bind4", Bind4;

@@ -32,6 +32,7 @@ pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
 
 /// Commands of bpf(2), from include/uapi/linux/bpf.h.
 mod command {
+    pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
     pub(super) const OBJ_PIN: libc::c_long = 6;
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
@@ -128,6 +129,15 @@ struct TestRunAttr {
     pad: u32,
 }
 
+#[repr(C)]
+struct MapAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// `T` is the part of `union bpf_attr` that the command reads; the kernel takes what lies beyond it as zero.
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attr` and what its pointers name, which the callers
@@ -159,6 +169,13 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = to_c_path(path)?;
     bpf(command::OBJ_PIN, &mut ObjAttr { pathname: path.as_ptr() as u64, fd: raw(fd), flags: 0 }).map(drop)
+}
+
+/// Puts a program into the first place of an array of programs.
+pub(crate) fn set_program(array: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (key, value) = (0u32, raw(program));
+    let (key, value) = (std::ptr::from_ref(&key) as u64, std::ptr::from_ref(&value) as u64);
+    bpf(command::MAP_UPDATE_ELEM, &mut MapAttr { map: raw(array), pad: 0, key, value, flags: 0 }).map(drop)
 }
 
 /// Attaches a program to an interface index or to a descriptor's object.
@@ -213,21 +230,27 @@ pub(crate) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// Result of a test run.
 pub(crate) struct TestRunResult {
     pub(crate) returned: u32,
+    /// Bytes of the packet afterwards.
+    pub(crate) len: usize,
     /// Mean of one run.
     pub(crate) duration: Duration,
 }
 
-/// Runs a program on a packet (may be empty for sk_lookup) and a context.
+/// Runs a program on a packet (may be empty for sk_lookup) and a context. What it makes of the packet goes to `made`; what does
+/// not fit there is left out.
 pub(crate) fn test_run(
     program: BorrowedFd<'_>,
     packet: &[u8],
     context: &mut [u8],
+    made: &mut [u8],
     repeat: u32,
 ) -> io::Result<TestRunResult> {
     let mut attr = TestRunAttr {
         program: raw(program),
         data_size_in: packet.len() as u32,
         data_in: if packet.is_empty() { 0 } else { packet.as_ptr() as u64 },
+        data_size_out: made.len() as u32,
+        data_out: if made.is_empty() { 0 } else { made.as_mut_ptr() as u64 },
         repeat,
         ctx_size_in: context.len() as u32,
         ctx_in: context.as_ptr() as u64,
@@ -236,7 +259,8 @@ pub(crate) fn test_run(
         ..TestRunAttr::default()
     };
     bpf(command::PROG_TEST_RUN, &mut attr)?;
-    Ok(TestRunResult { returned: attr.retval, duration: Duration::from_nanos(attr.duration.into()) })
+    let (returned, len) = (attr.retval, attr.data_size_out as usize);
+    Ok(TestRunResult { returned, len, duration: Duration::from_nanos(attr.duration.into()) })
 }
 
 /// Longer than any program runs; only for kernels without the system call (nohz_full).

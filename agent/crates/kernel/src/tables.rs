@@ -4,7 +4,10 @@
 //! reuses the memory of a removed element at once (bpf_mem_alloc, kernel 6.1). So between freeing such an element and the
 //! next write to a map of that kind, a grace period is waited for. Presence-only maps need none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, SockMap, lpm_trie::Key};
 use tidegate_abi::{
@@ -17,7 +20,7 @@ use crate::{
     KernelError,
     entries::{Entries, Prefix},
     maps::Maps,
-    sys::{Wire, wait_grace_period},
+    sys::{self, Wire, wait_grace_period},
 };
 
 type Hash<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
@@ -40,6 +43,7 @@ pub(crate) struct Tables {
     sample_budgets: Array<MapData, Wire<SampleBudget>>,
     sample_states: PerCpuArray<MapData, Wire<SampleState>>,
     sockets: SockMap<MapData>,
+    cookie: MapData,
     /// A value-bearing element was freed since the last grace period.
     has_freed: bool,
 }
@@ -93,6 +97,7 @@ impl Tables {
             sample_budgets: maps.take(name::SAMPLE_BUDGETS)?,
             sample_states: maps.take(name::SAMPLE_STATES)?,
             sockets: maps.take(name::SOCKETS)?,
+            cookie: maps.take_programs(name::COOKIE)?,
             // What an earlier agent freed last is not known.
             has_freed: true,
         })
@@ -223,6 +228,12 @@ impl Tables {
 
     pub(crate) fn sockets(&mut self) -> &mut SockMap<MapData> {
         &mut self.sockets
+    }
+
+    /// Gives `admit` the program that answers SYNs. The array holds it as long as it is pinned.
+    pub(crate) fn set_cookie(&mut self, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+        let error = |source| KernelError::Map { map: name::COOKIE, source: Box::new(MapError::IoError(source)) };
+        sys::set_program(self.cookie.fd().as_fd(), program).map_err(error)
     }
 
     /// Reads what is applied.

@@ -38,6 +38,8 @@ pub struct Connection {
 
 /// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
 const XDP_CONTEXT: usize = 24;
+/// Most bytes that `admit` adds to a frame: to the shortest that goes on a wire.
+const GROWTH: usize = 64;
 /// `struct bpf_sk_lookup`.
 const SK_LOOKUP_CONTEXT: usize = 72;
 
@@ -59,6 +61,18 @@ impl Kernel {
     /// As for [`Kernel::explain`].
     pub fn run_admit(&self, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, KernelError> {
         self.run_xdp(ProgramName::Admit, frame, ifindex, repeat)
+    }
+
+    /// Runs `admit` on a frame once, as [`Kernel::run_admit`], and returns what became of the frame, too.
+    ///
+    /// # Errors
+    /// As for [`Kernel::explain`].
+    pub fn run_admit_on(&self, frame: &[u8], ifindex: u32) -> Result<(TestRun, Vec<u8>), KernelError> {
+        let mut made = vec![0; frame.len() + GROWTH];
+        let mut context = xdp_context(frame, ifindex);
+        let (run, len) = self.run(ProgramName::Admit, frame, &mut context, &mut made, 1)?;
+        made.truncate(len);
+        Ok((run, made))
     }
 
     /// Runs `steer` on a new connection that comes in at interface 0: the kernel takes no other here. It counts and samples as
@@ -85,19 +99,30 @@ impl Kernel {
         }
         context[36..38].copy_from_slice(&connection.source.port().to_be_bytes());
         context[60..64].copy_from_slice(&u32::from(connection.destination.port()).to_ne_bytes());
-        self.run(ProgramName::Steer, &[], &mut context, 1)
+        self.run(ProgramName::Steer, &[], &mut context, &mut [], 1).map(|(run, _)| run)
     }
 
     fn run_xdp(&self, name: ProgramName, frame: &[u8], ifindex: u32, repeat: u32) -> Result<TestRun, KernelError> {
-        let mut context = [0u8; XDP_CONTEXT];
-        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-        context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
-        self.run(name, frame, &mut context, repeat)
+        self.run(name, frame, &mut xdp_context(frame, ifindex), &mut [], repeat).map(|(run, _)| run)
     }
 
-    fn run(&self, name: ProgramName, data: &[u8], context: &mut [u8], repeat: u32) -> Result<TestRun, KernelError> {
-        let result = sys::test_run(self.program(name), data, context, repeat)
+    fn run(
+        &self,
+        name: ProgramName,
+        data: &[u8],
+        context: &mut [u8],
+        made: &mut [u8],
+        repeat: u32,
+    ) -> Result<(TestRun, usize), KernelError> {
+        let result = sys::test_run(self.program(name), data, context, made, repeat)
             .map_err(|source| KernelError::Run { program: name.as_str(), source })?;
-        Ok(TestRun { returned: result.returned, duration: result.duration })
+        Ok((TestRun { returned: result.returned, duration: result.duration }, result.len))
     }
+}
+
+fn xdp_context(frame: &[u8], ifindex: u32) -> [u8; XDP_CONTEXT] {
+    let mut context = [0u8; XDP_CONTEXT];
+    context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+    context[12..16].copy_from_slice(&ifindex.to_ne_bytes());
+    context
 }

@@ -35,6 +35,18 @@ pub struct Admission {
     pub per_source: Option<RateLimit>,
     /// Rate of new connections for the domain.
     pub total: Option<RateLimit>,
+    /// Who answers SYNs when a listener's queue is full.
+    pub syn_cookies: SynCookies,
+}
+
+/// Who answers SYNs with cookies when a listener's queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SynCookies {
+    /// The kernel's TCP, as `net.ipv4.tcp_syncookies` says.
+    #[default]
+    Kernel,
+    /// XDP in the driver, for what the kernel would answer with a cookie.
+    Xdp,
 }
 
 /// A token bucket.

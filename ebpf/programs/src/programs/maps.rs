@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage, SockMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockMap, lpm_trie::Key},
     macros::btf_map,
 };
 use tidegate_abi::{
@@ -49,6 +49,8 @@ pub(crate) static WORKERS: HashMap<u64, u32, { MAX_WORKERS as usize }, SPARSE> =
 pub(crate) static DIALLED: HashMap<DialledKey, u32, { MAX_DIALLED as usize }, SPARSE> = HashMap::new();
 #[btf_map]
 pub(crate) static JUDGED: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static COOKIE: ProgramArray<1> = ProgramArray::new();
 
 #[btf_map]
 pub(crate) static INSTANCE: Array<Instance, 1> = Array::new();

@@ -2,6 +2,7 @@
 //! contract's types named for BTF.
 
 mod admit;
+mod cookie;
 mod explain;
 mod guard;
 mod maps;

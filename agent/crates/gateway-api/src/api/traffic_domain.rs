@@ -100,6 +100,19 @@ pub struct AdmissionSpec {
     /// Numbers of open connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_connections: Option<OpenConnections>,
+    /// Who answers SYNs with cookies when a listener's queue is full. Default: the kernel's TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub syn_cookies: Option<SynCookiesSpec>,
+}
+
+/// Who answers SYNs with cookies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SynCookiesSpec {
+    /// The kernel's TCP, as `net.ipv4.tcp_syncookies` says.
+    Kernel,
+    /// XDP in the driver, for what the kernel would answer with a cookie.
+    #[serde(rename = "XDP")]
+    Xdp,
 }
 
 /// Rates of new connections.
@@ -117,9 +130,9 @@ pub struct NewConnections {
 /// A token bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateSpec {
-    /// New connections a second.
+    /// How many a second.
     pub rate: u32,
-    /// New connections at once. Default: `rate`.
+    /// How many at once. Default: `rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
 }

@@ -22,9 +22,28 @@ use tidegate_lab::{
 
 use crate::world::{PRIVATE, PRIVATE6, PUBLIC, PUBLIC6, SOON, World};
 
-/// Networks that lists and sources are drawn from, so that they meet often.
-const NETWORKS: [&str; 8] =
-    ["192.0.2.0", "198.51.100.0", "10.20.0.0", "10.99.0.0", "2001:db8:1::", "2001:db8:bad::", "fd00:20::", "fd00:99::"];
+/// Networks that sources are drawn from, so that they meet the lists often; what follows the first [`LISTED`] stands on no
+/// list: martians, and addresses of frontends.
+const NETWORKS: [&str; 17] = [
+    "192.0.2.0",
+    "198.51.100.0",
+    "10.20.0.0",
+    "10.99.0.0",
+    "2001:db8:1::",
+    "2001:db8:bad::",
+    "fd00:20::",
+    "fd00:99::",
+    "0.0.0.0",
+    "127.0.0.1",
+    "169.254.1.0",
+    "224.0.0.1",
+    "255.255.255.0",
+    "203.0.113.1",
+    "::",
+    "fe80::1",
+    "ff02::1",
+];
+const LISTED: usize = 8;
 
 /// Ports that Gateways may have.
 const PORTS: [u16; 3] = [80, 443, 8080];
@@ -42,7 +61,7 @@ fn near(network: usize, low: u16) -> IpAddr {
 
 /// A prefix as a user may write it, host bits and all; lengths around those of the networks and of single addresses.
 fn prefix() -> impl Strategy<Value = String> {
-    (0..NETWORKS.len(), any::<u16>(), 0..=34u8).prop_map(|(network, low, back)| {
+    (0..LISTED, any::<u16>(), 0..=34u8).prop_map(|(network, low, back)| {
         let address = near(network, low & 0x03ff);
         let bits = if address.is_ipv4() { 32 } else { 128 };
         format!("\"{address}/{}\"", bits - back.min(bits))
@@ -79,7 +98,8 @@ fn asked() -> impl Strategy<Value = Asked> {
         2 => prop::sample::select(vec![0u8, 1, 2, 3, 4, 8, 11, 13, 128, 129, 135]).prop_map(|kind| json!({ "icmp": { "kind": kind, "code": 0 } })),
     ];
     let port = prop_oneof![4 => prop::sample::select(PORTS.to_vec()), 1 => any::<u16>()];
-    (0..NETWORKS.len(), any::<u16>(), 0..4usize, port, payload, 0..INTERFACES.len()).prop_map(
+    let network = prop_oneof![4 => 0..LISTED, 1 => LISTED..NETWORKS.len()];
+    (network, any::<u16>(), 0..4usize, port, payload, 0..INTERFACES.len()).prop_map(
         move |(network, low, to, port, payload, interface)| {
             let source = near(network, low & 0x03ff);
             let destination = if source.is_ipv4() { v4[to] } else { v6[to] };
@@ -207,6 +227,7 @@ fn model_and_program_agree_under_random_policies_on_every_way_into_the_node() {
     let expected = [
         "admitted",
         "icmp_denied",
+        "martian",
         "no_frontend",
         "not_frontend",
         "source_denied",

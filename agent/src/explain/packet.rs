@@ -1,7 +1,7 @@
 //! The way of a packet by the model. The order and the reasons are those of the kernel's `admit`, written down a second
 //! time on purpose: the loaded program is asked as well, so a difference shows. Pure.
 //!
-//! Order: frontend → NIC → deny list → allow list → port or ICMP message → admission.
+//! Order: frontend → NIC → martian → deny list → allow list → port or ICMP message → admission.
 
 use std::net::IpAddr;
 
@@ -155,6 +155,7 @@ impl Walk<'_> {
         let message = Message::of(self.question);
         if self.scene.is_kernel_on {
             self.judge_interface()?;
+            self.judge_martian(message)?;
             self.judge_deny_list()?;
             self.judge_allow_list(message)?;
         }
@@ -189,6 +190,35 @@ impl Walk<'_> {
         };
         let step = Step::new("interface", format!("{} belongs to the domain, {how}", arrival.name));
         self.steps.push(self.step(step, &Subject::Interface(arrival.name.clone()), "spec.interfaces", &arrival.name));
+        Ok(())
+    }
+
+    /// Whether anybody can have the source at all. The packet comes from outside: nobody asks about the node itself.
+    fn judge_martian(&mut self, message: Message) -> Result<(), Reason> {
+        let source = self.question.source;
+        if let Some(range) = find_impossible(source, message == Message::Error) {
+            let step = Step::new("martian", format!("no client can have {source}")).by("", "", range);
+            return self.deny(step, Reason::Martian);
+        }
+        let has_it = |facts: &&Facts<'_>| {
+            let frontends = &facts.domain.frontends;
+            frontends.exclusive.contains(&source) || frontends.keys.iter().any(|key| key.addr == source)
+        };
+        if let Some(owner) = self.scene.domains.iter().find(has_it) {
+            let words = format!("{source} is an address of domain {} itself", owner.name);
+            let step = match (self.scene.find_origin)(owner.name, &Subject::Address(source)) {
+                Some(origin) => {
+                    Step::new("martian", words).by(origin.object.to_string(), origin.field, source.to_string())
+                }
+                None => Step::new("martian", words).by(
+                    format!("TrafficDomain/{}", owner.name),
+                    "spec.addresses",
+                    source.to_string(),
+                ),
+            };
+            return self.deny(step, Reason::Martian);
+        }
+        self.steps.push(Step::new("martian", format!("a client can have {source}")));
         Ok(())
     }
 
@@ -267,6 +297,22 @@ impl Message {
             (true, 3 | 11 | 12) | (false, 1..=4) => Self::Error,
             _ => Self::Refused,
         }
+    }
+}
+
+/// The range of addresses that no source can have and that an address is in. Routers may send errors from link-local ones.
+fn find_impossible(source: IpAddr, is_error: bool) -> Option<&'static str> {
+    match source {
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("0.0.0.0/8"),
+        IpAddr::V4(v4) if v4.is_loopback() => Some("127.0.0.0/8"),
+        IpAddr::V4(v4) if v4.is_link_local() => (!is_error).then_some("169.254.0.0/16"),
+        // Multicast, class E and broadcast.
+        IpAddr::V4(v4) => (v4.octets()[0] >= 224).then_some("224.0.0.0/3"),
+        IpAddr::V6(v6) if v6.is_multicast() => Some("ff00::/8"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => (!is_error).then_some("fe80::/10"),
+        IpAddr::V6(v6) if v6.is_loopback() => Some("::1"),
+        // Unspecified and IPv4-compatible.
+        IpAddr::V6(v6) => (v6.to_bits() >> 32 == 0).then_some("::/96"),
     }
 }
 

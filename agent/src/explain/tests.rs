@@ -119,3 +119,21 @@ fn icmp_is_judged_by_its_type_and_errors_are_from_routers_that_no_allow_list_nam
     assert_eq!(icmp(8, "198.51.100.1", "8.8.8.8:0"), Reason::NotFrontend);
     assert_eq!(walk_with(Payload::Udp, "198.51.100.1", "203.0.113.1:443", None).0, Reason::NoFrontend);
 }
+
+#[test]
+fn sources_that_cannot_be_are_martians_and_routers_may_have_link_local_addresses() {
+    let public = "203.0.113.1:443";
+    for source in ["0.0.0.0", "127.0.0.1", "169.254.3.4", "224.0.0.1", "255.255.255.255"] {
+        assert_eq!(walk(source, public, None).0, Reason::Martian, "{source}");
+    }
+    assert_eq!(
+        walk("10.20.1.1", public, None),
+        (Reason::Martian, "TrafficDomain/private spec.addresses 10.20.1.1".to_owned()),
+        "an address of another domain"
+    );
+    let error = Payload::Icmp { kind: 3, code: 4 };
+    assert_eq!(walk_with(error, "169.254.3.4", "203.0.113.1:0", None).0, Reason::Admitted);
+    assert_eq!(walk_with(error, "127.0.0.1", "203.0.113.1:0", None).0, Reason::Martian);
+    // The NIC comes first.
+    assert_eq!(walk("127.0.0.1", public, Some("lan0")).0, Reason::WrongInterface);
+}

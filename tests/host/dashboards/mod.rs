@@ -60,6 +60,7 @@ fn send_everything(lab: &Lab, world: &World, agent: &Agent<'_>, round: usize) {
         assert!(island.run(async move { target.connect_tcp().await.map(drop) }).is_err());
     }
     let (from, to) = (INTERNET.to_string(), PUBLIC.parse().unwrap());
+    send_raw(&lab.internet, "127.0.0.1", to, 6, 0, &[0; 20]);
     // A timestamp request, SCTP, and a first fragment of TCP without its ports' whole header.
     send_raw(&lab.internet, &from, to, 1, 0, &[13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     send_raw(&lab.internet, &from, to, 132, 0, &[0; 12]);

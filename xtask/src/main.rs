@@ -6,8 +6,12 @@
 mod bench;
 mod build;
 mod check;
+mod cluster;
+mod conformance;
 mod demo;
 mod ebpf;
+mod image;
+mod modules;
 mod place;
 mod run;
 mod setup;
@@ -45,6 +49,12 @@ enum Verb {
     Bench(bench::Args),
     /// Generate the Gateway API types from their CRDs again.
     Types(types::Args),
+    /// Run a real Kubernetes cluster of one node on this machine, without Docker (root).
+    Cluster(cluster::Args),
+    /// Run the official Gateway API conformance suite in the cluster (root).
+    Conformance(conformance::Args),
+    /// Write the agent's container image, without Docker.
+    Image(image::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +67,9 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Types(args) => types::run(&args),
+        Verb::Cluster(args) => cluster::run(&args),
+        Verb::Conformance(args) => conformance::run(&args),
+        Verb::Image(args) => image::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -123,7 +123,8 @@ pub(crate) fn shown(command: &Command) -> String {
     words.join(" ")
 }
 
-fn quoted(word: &str) -> String {
+/// A word as a shell reads it back.
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c));
     if is_plain {
         return word.to_owned();
@@ -136,10 +137,15 @@ fn quoted(word: &str) -> String {
 }
 
 fn failure(command: &Command, status: ExitStatus, log: &Path) -> String {
+    format!("{status} from\n  {}\n{}", shown(command), end_of(log))
+}
+
+/// The end of a log, with its name, for people.
+pub(crate) fn end_of(log: &Path) -> String {
     let text = tail(log);
     let lines: Vec<_> = text.lines().collect();
     let end = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-    format!("{status} from\n  {}\nThe end of {}:\n{end}", shown(command), log.display())
+    format!("The end of {}:\n{end}", log.display())
 }
 
 fn log_file(title: &str) -> Result<PathBuf> {

@@ -4,6 +4,7 @@
 //! is changed, no service is started. Other verbs call [`ensure`] for what they need themselves.
 
 mod compiler;
+mod go;
 mod packages;
 mod tools;
 
@@ -12,6 +13,7 @@ use anyhow::Result;
 use crate::run;
 
 pub(crate) use compiler::{Compiler, Core, TARGET};
+pub(crate) use go::go;
 pub(crate) use tools::{cargo_deny, kopium};
 
 /// What `setup` takes from the command line.
@@ -20,6 +22,9 @@ pub(crate) struct Args {
     /// Also install what the benchmark uses (nginx, wrk, h2load, bpftool, strace).
     #[arg(long)]
     peers: bool,
+    /// Also install what the test cluster runs with (runc, CNI plugins, iptables, conntrack, Go).
+    #[arg(long)]
+    cluster: bool,
 }
 
 /// What a verb is going to do, and so what it needs.
@@ -37,6 +42,8 @@ pub(crate) enum Need {
     Peers,
     /// Run the programs that tests let the product meet: a Prometheus that scrapes it.
     Company,
+    /// Run a Kubernetes cluster.
+    Cluster,
 }
 
 /// Installs everything that `build`, `test` and `demo` need.
@@ -46,7 +53,13 @@ pub(crate) enum Need {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut needs = vec![Need::Build, Need::Network, Need::Company];
     needs.extend(args.peers.then_some(Need::Peers));
+    if args.cluster {
+        needs.extend([Need::Cluster, Need::Download]);
+    }
     ensure(&needs)?;
+    if args.cluster {
+        run::note(&format!("Go:           {}", go()?.display()));
+    }
     let tools = bpf()?;
     run::note(&format!("BPF compiler: {}", tools.compiler));
     run::note(&format!("BPF linker:   {}", tools.linker.display()));

@@ -64,6 +64,12 @@ pub(super) fn of_needs(needs: &[Need]) -> Vec<Package> {
         (Need::Peers, "nghttp2-client", "h2load"),
         // promtool comes with it.
         (Need::Company, "prometheus", "prometheus"),
+        (Need::Cluster, "runc", "runc"),
+        (Need::Cluster, "containernetworking-plugins", "/usr/lib/cni/bridge"),
+        (Need::Cluster, "iptables", "iptables"),
+        (Need::Cluster, "conntrack", "conntrack"),
+        (Need::Cluster, "openssl", "openssl"),
+        (Need::Cluster, "util-linux", "nsenter"),
     ];
     all.into_iter()
         .filter(|(need, ..)| needs.contains(need))

@@ -51,7 +51,7 @@ pub(super) fn bpf_linker(compiler: &Compiler) -> Result<PathBuf> {
 /// rustup ships `libLLVM.so.22.1-rust-1.97.0-nightly` and no `libLLVM.so`.
 fn link_llvm(tool_chain: &Path, name: &str) -> Result<PathBuf> {
     let prefix = place::cache()?.join("tools").join(format!("{name}.llvm"));
-    remove(&prefix)?;
+    place::remove_folder(&prefix)?;
     let (from, to) = (tool_chain.join("lib"), prefix.join("lib"));
     fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
     let library = fs::read_dir(&from)
@@ -116,25 +116,16 @@ fn install(name: &str, program: &str, mut command: Command) -> Result<PathBuf> {
     let target = place::target().join("xtask/tools").join(name);
     command.arg("--root").arg(&partial).env("CARGO_TARGET_DIR", &target).current_dir(&tools);
     let outcome = run::step(&format!("build {name} into {}", tools.display()), &mut command);
-    remove(&target)?;
+    place::remove_folder(&target)?;
     if let Err(error) = outcome {
-        remove(&partial)?;
+        place::remove_folder(&partial)?;
         return Err(error);
     }
-    remove(&folder)?;
+    place::remove_folder(&folder)?;
     fs::rename(&partial, &folder).with_context(|| format!("cannot rename {}", partial.display()))?;
     let file = folder.join("bin").join(program);
     if !file.is_file() {
         bail!("cargo install brought no {}", file.display());
     }
     Ok(file)
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }

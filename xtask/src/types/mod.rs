@@ -10,25 +10,20 @@ mod rewrite;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
-    io::ErrorKind,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    place, run,
+    modules, place, run,
     setup::{self, Need},
-    versions::{GATEWAY_API, GATEWAY_API_SUM, KOPIUM},
+    versions::{self, GATEWAY_API, GATEWAY_API_SUM, KOPIUM},
 };
 
-/// The Go module with the CRDs.
-const MODULE: &str = "sigs.k8s.io/gateway-api";
-/// A Go module proxy, where `GOPROXY` names none.
-const PROXY: &str = "https://proxy.golang.org";
 /// The channel is a superset of the standard one.
 const CRDS: &str = "config/crd/experimental";
 /// The API version of every kind.
@@ -79,7 +74,7 @@ pub(crate) struct Args {}
 pub(crate) fn run(_: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Download])?;
     let kopium = setup::kopium()?;
-    let crds = fetch_module()?.join(CRDS);
+    let crds = modules::fetch(&versions::GATEWAY_API_MODULE)?.join(CRDS);
     let mut outputs = Vec::new();
     run::judge(&format!("generate {} kinds", KINDS.len()), || {
         for (plural, module) in KINDS {
@@ -92,7 +87,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
     let files = format(&layout::files(&modules, parts::PARTS)?)?;
     layout::judge_lengths(&files)?;
     let folder = place::root().join(GENERATED);
-    remove(&folder)?;
+    place::remove_folder(&folder)?;
     write(&folder, &files)?;
     write(&folder, &BTreeMap::from([(INDEX.to_owned(), index(&files))]))?;
     run::note(&format!("{} modules in {} files of {GENERATED}", modules.len(), files.len() + 1));
@@ -161,7 +156,7 @@ fn index(files: &BTreeMap<String, String>) -> String {
 /// Puts files through rustfmt, in a folder of cargo's: nothing of the checkout changes before all is well.
 fn format(files: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
     let stage = place::target().join("xtask/types");
-    remove(&stage)?;
+    place::remove_folder(&stage)?;
     write(&stage, files)?;
     let config = place::root().join("rustfmt.toml");
     let paths = files.keys().map(|path| stage.join(path));
@@ -182,75 +177,12 @@ fn write(folder: &Path, files: &BTreeMap<String, String>) -> Result<()> {
 
 /// All files below a folder, by their paths there.
 fn read(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let mut files = Vec::new();
-    list_files(folder, &mut files)?;
     let mut texts = BTreeMap::new();
-    for file in files {
+    for file in place::files_below(folder)? {
         let path = file.strip_prefix(folder).expect("it was found there").to_string_lossy().into_owned();
         texts.insert(path, fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?);
     }
     Ok(texts)
-}
-
-/// Removes a folder that may not be there.
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Brings the module into the cache; returns its folder. Its content is what [`GATEWAY_API_SUM`] says, or an error.
-fn fetch_module() -> Result<PathBuf> {
-    let downloads = place::cache()?.join("downloads");
-    let folder = downloads.join(format!("gateway-api-{GATEWAY_API}"));
-    let prefix = format!("{MODULE}@{GATEWAY_API}");
-    if !folder.exists() {
-        let zip = folder.with_extension("zip");
-        let partial = folder.with_extension("partial");
-        fs::create_dir_all(&downloads).with_context(|| format!("cannot make {}", downloads.display()))?;
-        let proxy = env::var("GOPROXY").unwrap_or_default();
-        let proxy = proxy.split([',', '|']).find(|proxy| proxy.starts_with("http")).unwrap_or(PROXY);
-        let url = format!("{}/{MODULE}/@v/{GATEWAY_API}.zip", proxy.trim_end_matches('/'));
-        let mut curl = Command::new("curl");
-        run::step("download the Gateway API CRDs", curl.args(["-fsSL", "--retry", "3", "-o"]).arg(&zip).arg(url))?;
-        run::read(Command::new("unzip").args(["-qo"]).arg(&zip).arg("-d").arg(&partial))?;
-        fs::rename(&partial, &folder)?;
-        fs::remove_file(&zip)?;
-    }
-    let sum = module_sum(&folder)?;
-    if sum != GATEWAY_API_SUM {
-        bail!("{} has the hash {sum}, not {GATEWAY_API_SUM}: remove it and try again", folder.display());
-    }
-    Ok(folder.join(prefix))
-}
-
-/// Go's `h1` hash of a module's files, in hexadecimal: the hash of a list of names with their hashes, sorted by name.
-fn module_sum(folder: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    list_files(folder, &mut files)?;
-    let mut names: Vec<_> =
-        files.iter().filter_map(|file| Some((file.strip_prefix(folder).ok()?.to_str()?, file))).collect();
-    names.sort_unstable();
-    let mut list = Sha256::new();
-    for (name, file) in names {
-        list.update(format!("{:x}  {name}\n", Sha256::digest(fs::read(file)?)));
-    }
-    Ok(format!("{:x}", list.finalize()))
-}
-
-fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            list_files(&path, files)?;
-        } else {
-            files.push(path);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,0 +1,3 @@
+module tidegate.test/cluster/pause
+
+go 1.26.0

@@ -1,0 +1,283 @@
+//! `cluster`: a real Kubernetes cluster of one node on this machine, without Docker, a registry or a virtual machine.
+//!
+//! etcd, the Kubernetes programs and containerd are compiled from Go modules ([`build`]) and run in namespaces and control
+//! groups of their own ([`namespaces`], [`groups`]): the machine's network, mounts and settings stay as they are, and `down`
+//! leaves nothing but the cache and the logs. One cluster a machine; it belongs to no checkout, so every checkout may use it.
+
+mod build;
+mod certificates;
+mod control_plane;
+mod crds;
+mod groups;
+mod images;
+mod namespaces;
+mod node;
+mod processes;
+mod state;
+mod status;
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub(crate) use build::{Programs, programs, suite};
+pub(crate) use crds::{Channel, Release};
+
+use self::state::State;
+use crate::{
+    image, place, run,
+    setup::{self, Need},
+};
+
+/// What `cluster` takes from the command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Start the cluster, or what is missing of it; the first time builds its programs (about 10 minutes).
+    Up(Up),
+    /// End the cluster and everything in it.
+    Down,
+    /// Show programs, node, pods and memory; the exit code says whether all is well.
+    Status,
+    /// Run kubectl in the cluster.
+    Kubectl(Words),
+    /// Run any command in the cluster's namespaces: curl, ip, the agent.
+    Exec(Words),
+    /// Build the agent and give its image to the node, or give it image files (OCI or docker save).
+    Load(Load),
+    /// End some of the programs, to see what becomes of the others; `up` starts them again.
+    Stop {
+        /// Their names, as `status` shows them.
+        #[arg(required = true)]
+        programs: Vec<String>,
+    },
+}
+
+/// How a cluster is to be.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Up {
+    /// Channel of the Gateway API that is installed.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    pub(crate) crds: Channel,
+    /// Release of the Gateway API that is installed.
+    #[arg(long, value_enum, default_value = "1.6.3")]
+    pub(crate) version: Release,
+}
+
+#[derive(clap::Args)]
+struct Words {
+    /// The command and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    words: Vec<OsString>,
+}
+
+#[derive(clap::Args)]
+struct Load {
+    #[command(flatten)]
+    own: image::Own,
+    /// Files of other images; the agent's is made when none is named.
+    files: Vec<PathBuf>,
+}
+
+/// Does one thing with the cluster.
+///
+/// # Errors
+/// It cannot be done; the error says what to do.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure_root()?;
+    match &args.verb {
+        Verb::Up(args) => {
+            up(*args, &programs()?)?;
+            run::note("try: cargo xtask cluster kubectl get nodes");
+            Ok(())
+        }
+        Verb::Down => down(),
+        Verb::Status => {
+            ensure!(
+                running()?.show()?,
+                "not all is well with the cluster: `cargo xtask cluster up` starts what is missing"
+            );
+            Ok(())
+        }
+        Verb::Kubectl(Words { words }) => {
+            let state = running()?;
+            Err(state.kubectl()?.args(words).exec().into())
+        }
+        Verb::Exec(Words { words }) => {
+            let (program, words) = words.split_first().context("the command line has a command")?;
+            Err(running()?.inside(Path::new(program))?.args(words).exec().into())
+        }
+        Verb::Load(args) => load(args),
+        Verb::Stop { programs } => stop(programs),
+    }
+}
+
+fn ensure_root() -> Result<()> {
+    if run::read(Command::new("id").arg("-u"))?.trim() != "0" {
+        bail!("the test cluster makes namespaces and control groups: run it as root");
+    }
+    Ok(())
+}
+
+/// Starts the cluster, or what is missing of it; returns whether none ran before.
+///
+/// # Errors
+/// A cluster of other programs runs; packages cannot be installed; something does not start. What was begun stays, with its
+/// logs, for `status` and `down`.
+pub(crate) fn up(args: Up, programs: &Programs) -> Result<bool> {
+    ensure_root()?;
+    setup::ensure(&[Need::Network, Need::Download, Need::Cluster])?;
+    let images = images::write(programs)?;
+    let _lock = state::lock()?;
+    let begun = Instant::now();
+    let mut is_new = false;
+    let state = match State::read()? {
+        Some(state) if !state.is_held() => {
+            run::note("a cluster has ended without `down`: removing what is left of it");
+            state.remove_all()?;
+            None
+        }
+        other => other,
+    };
+    let state = match state {
+        Some(state) => {
+            ensure!(
+                state.fingerprint == programs.fingerprint(),
+                "a cluster of other programs runs on this machine, started from {}: `cargo xtask cluster down` ends it",
+                state.checkout.display()
+            );
+            state
+        }
+        None => {
+            is_new = true;
+            begin(programs)?
+        }
+    };
+    state.make_certificates()?;
+    state.start_containerd()?;
+    state.load_images(&images)?;
+    state.start_control_plane()?;
+    state.start_node()?;
+    state.install_crds(args.crds, args.version)?;
+    state.wait_control_plane()?;
+    state.wait_node()?;
+    run::note(&format!("the cluster is up (in {})", run::human(begun.elapsed())));
+    Ok(is_new)
+}
+
+/// Makes the namespaces of a new cluster.
+fn begin(programs: &Programs) -> Result<State> {
+    let folder = place::cache()?.join("cluster");
+    let (run_folder, logs) = (folder.join("run"), folder.join("logs"));
+    for folder in [&run_folder, &logs] {
+        place::remove_folder(folder)?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let hierarchies = groups::hierarchies()?;
+    let mut state = State {
+        run: run_folder,
+        logs,
+        groups: groups::of(&hierarchies),
+        holder: None,
+        fingerprint: programs.fingerprint(),
+        kube: programs.kube.clone(),
+        containerd: programs.containerd.clone(),
+        checkout: place::root(),
+    };
+    state.write()?;
+    run::judge("make namespaces", || state.make_namespaces(&hierarchies))?;
+    Ok(state)
+}
+
+/// Ends the cluster, also one that has crashed, and looks that nothing is left.
+///
+/// # Errors
+/// Something is left; the error names it.
+pub(crate) fn down() -> Result<()> {
+    ensure_root()?;
+    let _lock = state::lock()?;
+    match State::read()? {
+        Some(state) => run::judge("end the cluster", || state.remove_all()),
+        None => {
+            run::note("no cluster runs");
+            Ok(())
+        }
+    }
+}
+
+/// The cluster that runs.
+fn running() -> Result<State> {
+    let state = State::read()?.filter(State::is_held);
+    state.context("no cluster runs on this machine: `cargo xtask cluster up` starts one")
+}
+
+/// A command in the namespaces of the cluster that runs, with its administrator's `KUBECONFIG`.
+///
+/// # Errors
+/// None runs.
+pub(crate) fn inside(program: &Path) -> Result<Command> {
+    running()?.inside(program)
+}
+
+fn load(args: &Load) -> Result<()> {
+    let state = running()?;
+    if !args.files.is_empty() {
+        return run::judge("load images", || {
+            args.files.iter().try_for_each(|file| state.load(&std::path::absolute(file)?))
+        });
+    }
+    let file = place::target().join("tidegate-image.tar");
+    let names = args.own.write(&file)?;
+    run::judge("load the agent's image", || state.load(&file))?;
+    run::note(&format!("image: {}", names.join(", ")));
+    Ok(())
+}
+
+fn stop(names: &[String]) -> Result<()> {
+    let state = running()?;
+    for name in names {
+        ensure!(
+            status::programs().contains(&name.as_str()),
+            "{name} is none of the cluster's programs: {}",
+            status::programs().join(", ")
+        );
+        let process = state.find(name).with_context(|| format!("{name} does not run"))?;
+        run::judge(&format!("end {name}"), || process.end())?;
+    }
+    Ok(())
+}
+
+impl State {
+    /// Whether its namespaces are there.
+    fn is_held(&self) -> bool {
+        self.holder.is_some_and(processes::Process::is_alive)
+    }
+
+    fn kubectl(&self) -> Result<Command> {
+        self.inside(&self.kube.join("kubectl"))
+    }
+
+    /// Ends and removes everything but the logs.
+    fn remove_all(&self) -> Result<()> {
+        groups::end(&self.groups)?;
+        // The mounts were in namespaces that have ended; one that is seen from here would be emptied with the folder.
+        let mounts = namespaces::mounts_below(&self.run)?;
+        ensure!(mounts.is_empty(), "the cluster's mounts are still there: unmount {}", mounts.join(", "));
+        place::remove_folder(&self.run)?;
+        let left = groups::left(&self.groups);
+        ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+        State::remove()
+    }
+}

@@ -1,0 +1,264 @@
+//! `conformance`: the official Gateway API conformance suite, as its authors publish it, run in the test cluster.
+//!
+//! Which features are tested, the GatewayClass's `status.supportedFeatures` decides: nothing is declared or exempted here. The
+//! suite's own exit code is the result.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    cluster::{self, Channel, Programs, Release, Up},
+    place, run, versions,
+};
+
+/// Where reports go.
+const REPORTS: &str = "bench/results/conformance";
+
+/// What `conformance` takes from the command line.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Profiles to test; all when none is named.
+    #[arg(long = "profile", value_enum, value_delimiter = ',')]
+    profiles: Vec<Profile>,
+    /// Run this test alone, whatever the class supports; no report is written.
+    #[arg(long, value_name = "NAME")]
+    run_test: Option<String>,
+    /// GatewayClass to test.
+    #[arg(long, value_name = "NAME", default_value = "tidegate")]
+    gateway_class: String,
+    /// Channel of the Gateway API that is installed in a new cluster, and that a running one must have.
+    #[arg(long, value_enum, default_value_t = Channel::Experimental)]
+    channel: Channel,
+    /// List the tests of the profiles with the features that each needs, and run none.
+    #[arg(long)]
+    list: bool,
+    /// Leave the cluster running that was started for this. One that ran before is left running anyway.
+    #[arg(long)]
+    keep: bool,
+    /// Minutes after which the suite gives up.
+    #[arg(long, default_value_t = 60)]
+    minutes: u32,
+    /// Further flags for the suite, after `--`, e.g. `-debug`.
+    #[arg(last = true)]
+    flags: Vec<String>,
+}
+
+/// A conformance profile for gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Profile {
+    /// HTTPRoute, BackendTLSPolicy.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+    /// TLSRoute.
+    Tls,
+    /// TCPRoute.
+    Tcp,
+    /// UDPRoute.
+    Udp,
+}
+
+impl Profile {
+    const ALL: [Self; 5] = [Self::Http, Self::Grpc, Self::Tls, Self::Tcp, Self::Udp];
+
+    /// As the suite calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Http => "GATEWAY-HTTP",
+            Self::Grpc => "GATEWAY-GRPC",
+            Self::Tls => "GATEWAY-TLS",
+            Self::Tcp => "GATEWAY-TCP",
+            Self::Udp => "GATEWAY-UDP",
+        }
+    }
+}
+
+/// Runs the suite, or lists its tests.
+///
+/// # Errors
+/// A test failed, or the suite or the cluster cannot be had.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.list {
+        return list(args, &cluster::suite()?);
+    }
+    let programs = cluster::programs()?;
+    let is_new = cluster::up(Up { crds: args.channel, version: Release::Suite }, &programs)?;
+    let outcome = test(args, &programs);
+    if is_new && !args.keep {
+        cluster::down()?;
+    }
+    outcome
+}
+
+fn test(args: &Args, programs: &Programs) -> Result<()> {
+    let mut suite = cluster::inside(&programs.conformance())?;
+    suite.args(["-test.v", "-test.run=^TestConformance$", &format!("-test.timeout={}m", args.minutes)]);
+    suite.arg(format!("-gateway-class={}", args.gateway_class));
+    suite.arg(format!("-conformance-profiles={}", names(&profiles(args)).join(",")));
+    // Written beside the old one, which stays when the suite comes to no end.
+    let report = report(args);
+    let partial = report.with_extension("partial");
+    match &args.run_test {
+        Some(name) => suite.arg(format!("-run-test={name}")),
+        None => {
+            place::write(&partial, "")?;
+            suite.arg(format!("-report-output={}", partial.display())).args(implementation())
+        }
+    };
+    suite.args(&args.flags);
+    let attempt = run::attempt(&format!("conformance suite {}", versions::CONFORMANCE_CRDS.version), &mut suite)?;
+    Results::read(&fs::read_to_string(&attempt.log)?).show();
+    run::note(&format!("log: {}", attempt.log.display()));
+    if fs::metadata(&partial).is_ok_and(|file| file.len() > 0) {
+        fs::rename(&partial, &report)?;
+        run::note(&format!("report: {}", report.display()));
+    } else if partial.exists() {
+        fs::remove_file(&partial)?;
+    }
+    match attempt.failure {
+        Some(failure) => bail!(failure),
+        None => Ok(()),
+    }
+}
+
+fn names(profiles: &[Profile]) -> Vec<&'static str> {
+    profiles.iter().map(|profile| profile.name()).collect()
+}
+
+/// The profiles that are asked for, in the order of [`Profile::ALL`].
+fn profiles(args: &Args) -> Vec<Profile> {
+    Profile::ALL.into_iter().filter(|profile| args.profiles.is_empty() || args.profiles.contains(profile)).collect()
+}
+
+/// The file of a run's report: one for each choice of profiles.
+fn report(args: &Args) -> PathBuf {
+    let channel = if args.channel == Channel::Standard { "standard" } else { "experimental" };
+    let mut name = format!("{}-{channel}", versions::CONFORMANCE_CRDS.version);
+    let profiles = profiles(args);
+    if profiles.len() < Profile::ALL.len() {
+        for profile in profiles {
+            name = format!("{name}-{}", profile.name().trim_start_matches("GATEWAY-").to_lowercase());
+        }
+    }
+    place::root().join(REPORTS).join(format!("{name}.yaml"))
+}
+
+/// Who the report is about.
+fn implementation() -> [String; 5] {
+    let version = place::commit().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    let url = env!("CARGO_PKG_REPOSITORY");
+    [
+        "-organization=tidegate".to_owned(),
+        "-project=tidegate".to_owned(),
+        format!("-url={url}"),
+        format!("-version={version}"),
+        format!("-contact={url}/issues"),
+    ]
+}
+
+/// Prints the tests of the profiles: name, profiles, features.
+fn list(args: &Args, suite: &Path) -> Result<()> {
+    let printed = run::read(Command::new(suite).arg("-test.run=^TestList$"))?;
+    let wanted = names(&profiles(args));
+    let mut count = 0;
+    for line in printed.lines().filter_map(|line| line.strip_prefix("TEST\t")) {
+        let [name, of, features] = line.split('\t').collect::<Vec<_>>()[..] else {
+            bail!("the suite lists its tests in a form that is not known: {line}");
+        };
+        let of: Vec<_> = of.split(',').filter(|profile| wanted.contains(profile)).collect();
+        if !of.is_empty() {
+            count += 1;
+            println!("{name:<60} {:<12} {features}", of.join(",").replace("GATEWAY-", ""));
+        }
+    }
+    run::note(&format!("{count} tests"));
+    Ok(())
+}
+
+/// What came of each test, without those that a test consists of.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Results {
+    passed: Vec<String>,
+    failed: Vec<String>,
+    /// Name, and the suite's reason.
+    skipped: BTreeMap<String, String>,
+}
+
+impl Results {
+    /// Reads what `go test -v` prints.
+    fn read(log: &str) -> Self {
+        let mut results = Self::default();
+        let reasons: BTreeMap<_, _> = log
+            .lines()
+            .filter_map(|line| line.split_once(": Skipping "))
+            .filter_map(|(_, reason)| reason.split_once(": "))
+            .collect();
+        for line in log.lines() {
+            let Some((mark, name)) =
+                line.strip_prefix("    --- ").and_then(|line| line.split_once(": TestConformance/"))
+            else {
+                continue;
+            };
+            let name = name.split(' ').next().unwrap_or(name);
+            match mark {
+                "PASS" => results.passed.push(name.to_owned()),
+                "FAIL" => results.failed.push(name.to_owned()),
+                _ => {
+                    let reason = *reasons.get(name).unwrap_or(&"the test says why in the log");
+                    results.skipped.insert(name.to_owned(), reason.to_owned());
+                }
+            }
+        }
+        results
+    }
+
+    fn show(&self) {
+        let Self { passed, failed, skipped } = self;
+        println!("\n{} passed, {} failed, {} skipped", passed.len(), failed.len(), skipped.len());
+        for name in failed {
+            println!("  FAILED {name}");
+        }
+        let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, reason) in skipped {
+            by_reason.entry(reason).or_default().push(name);
+        }
+        for (reason, names) in by_reason {
+            println!("  skipped, {reason}: {}", names.join(", "));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "=== RUN   TestConformance
+=== RUN   TestConformance/MeshBasic
+    conformance.go:56: Skipping MeshBasic: suite does not support Mesh
+=== RUN   TestConformance/GatewayX/A_part
+    conformance.go:70: 2026-11-23T17:00:00Z: Applying a.yaml
+--- FAIL: TestConformance (12.00s)
+    --- SKIP: TestConformance/MeshBasic (0.01s)
+    --- FAIL: TestConformance/GatewayX (1.20s)
+        --- FAIL: TestConformance/GatewayX/A_part (1.00s)
+    --- PASS: TestConformance/HTTPRouteY (1.20s)
+    --- SKIP: TestConformance/Quiet (0.00s)
+FAIL
+";
+
+    #[test]
+    fn tests_are_counted_once_and_skipped_ones_have_their_reason() {
+        let results = Results::read(LOG);
+        assert_eq!(results.passed, ["HTTPRouteY"]);
+        assert_eq!(results.failed, ["GatewayX"]);
+        assert_eq!(results.skipped["MeshBasic"], "suite does not support Mesh");
+        assert_eq!(results.skipped["Quiet"], "the test says why in the log");
+        assert_eq!(results.skipped.len(), 2);
+    }
+}

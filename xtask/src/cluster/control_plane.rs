@@ -22,39 +22,8 @@ const SCHEDULER: &str = "https://127.0.0.1:10259";
 const READY: Duration = Duration::from_secs(120);
 
 impl State {
-    /// Starts those that do not run, and waits for what the others need.
-    pub(super) fn start_control_plane(&self) -> Result<()> {
-        self.start_etcd()?;
-        self.start_api_server()?;
-        let common = |name: &str| {
-            let kubeconfig = self.kubeconfig(name).display().to_string();
-            let names = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
-            let mut args = names.map(|name| format!("--{name}={kubeconfig}")).to_vec();
-            args.extend(["--bind-address=127.0.0.1", "--leader-elect=false"].map(str::to_owned));
-            args
-        };
-        let mut args = common("kube-controller-manager");
-        args.extend(["--use-service-account-credentials", "--allocate-node-cidrs=false"].map(str::to_owned));
-        args.extend(self.files(&[
-            ("root-ca-file", "ca.crt"),
-            ("service-account-private-key-file", "sa.key"),
-            ("cluster-signing-cert-file", "ca.crt"),
-            ("cluster-signing-key-file", "ca.key"),
-            ("requestheader-client-ca-file", "ca.crt"),
-        ]));
-        self.start("kube-controller-manager", &self.kube.join("kube-controller-manager"), &args)?;
-        self.start("kube-scheduler", &self.kube.join("kube-scheduler"), &common("kube-scheduler"))
-    }
-
-    /// Waits until pods can be made: their namespace has its ServiceAccount, and there is someone to place them.
-    pub(super) fn wait_control_plane(&self) -> Result<()> {
-        self.wait("kube-controller-manager", READY, || {
-            Ok(self.api("/api/v1/namespaces/default/serviceaccounts/default").is_ok())
-        })?;
-        self.wait("kube-scheduler", READY, || Ok(self.fetch("admin", &format!("{SCHEDULER}/readyz"), true).is_ok()))
-    }
-
-    fn start_etcd(&self) -> Result<()> {
+    /// Starts etcd.
+    pub(super) fn start_etcd(&self) -> Result<()> {
         let data = self.run.join("etcd").display().to_string();
         let mut args = [
             "--name=tidegate",
@@ -72,11 +41,12 @@ impl State {
         .map(str::to_owned)
         .to_vec();
         args.extend(self.files(&[("trusted-ca-file", "ca.crt"), ("cert-file", "etcd.crt"), ("key-file", "etcd.key")]));
-        self.start("etcd", &self.kube.join("etcd"), &args)?;
-        self.wait("etcd", READY, || Ok(self.fetch("apiserver-etcd", &format!("{ETCD}/health"), false).is_ok()))
+        self.start("etcd", &self.kube.join("etcd"), &args)
     }
 
-    fn start_api_server(&self) -> Result<()> {
+    /// Starts the API server, which ends when there is no etcd.
+    pub(super) fn start_api_server(&self) -> Result<()> {
+        self.wait("etcd", READY, || Ok(self.fetch("apiserver-etcd", &format!("{ETCD}/health"), false).is_ok()))?;
         let mut args = [
             &format!("--etcd-servers={ETCD}"),
             "--bind-address=0.0.0.0",
@@ -112,8 +82,38 @@ impl State {
             ("proxy-client-cert-file", "front-proxy.crt"),
             ("proxy-client-key-file", "front-proxy.key"),
         ]));
-        self.start("kube-apiserver", &self.kube.join("kube-apiserver"), &args)?;
-        self.wait("kube-apiserver", READY, || Ok(self.ask("/readyz").is_ok()))
+        self.start("kube-apiserver", &self.kube.join("kube-apiserver"), &args)
+    }
+
+    /// Starts controller manager and scheduler, which end when there is no API server.
+    pub(super) fn start_controllers(&self) -> Result<()> {
+        self.wait("kube-apiserver", READY, || Ok(self.ask("/readyz").is_ok()))?;
+        let common = |name: &str| {
+            let kubeconfig = self.kubeconfig(name).display().to_string();
+            let names = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
+            let mut args = names.map(|name| format!("--{name}={kubeconfig}")).to_vec();
+            args.extend(["--bind-address=127.0.0.1", "--leader-elect=false"].map(str::to_owned));
+            args
+        };
+        let mut args = common("kube-controller-manager");
+        args.extend(["--use-service-account-credentials", "--allocate-node-cidrs=false"].map(str::to_owned));
+        args.extend(self.files(&[
+            ("root-ca-file", "ca.crt"),
+            ("service-account-private-key-file", "sa.key"),
+            ("cluster-signing-cert-file", "ca.crt"),
+            ("cluster-signing-key-file", "ca.key"),
+            ("requestheader-client-ca-file", "ca.crt"),
+        ]));
+        self.start("kube-controller-manager", &self.kube.join("kube-controller-manager"), &args)?;
+        self.start("kube-scheduler", &self.kube.join("kube-scheduler"), &common("kube-scheduler"))
+    }
+
+    /// Waits until pods can be made: the namespace has its ServiceAccount, and there is someone to place them.
+    pub(super) fn wait_controllers(&self) -> Result<()> {
+        self.wait("kube-controller-manager", READY, || {
+            Ok(self.api("/api/v1/namespaces/default/serviceaccounts/default").is_ok())
+        })?;
+        self.wait("kube-scheduler", READY, || Ok(self.fetch("admin", &format!("{SCHEDULER}/readyz"), true).is_ok()))
     }
 
     /// Options that name files of the certificates' folder.

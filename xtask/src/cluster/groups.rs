@@ -32,6 +32,8 @@ pub(super) struct Hierarchy {
     pub(super) options: Option<String>,
     /// The group that the cluster's is made in.
     parent: PathBuf,
+    /// Whether groups have controllers only when their parents hand them down: in version 2, where it is alone.
+    hands_down: bool,
 }
 
 impl Hierarchy {
@@ -75,13 +77,14 @@ fn discover(mounts: &str, own: &str) -> Vec<Hierarchy> {
         let below = path.strip_prefix(root.trim_end_matches('/')).unwrap_or(path).trim_start_matches('/');
         let mount = PathBuf::from(mount);
         if !found.iter().any(|other| other.options == options) {
-            found.push(Hierarchy { parent: mount.join(below), mount, options });
+            found.push(Hierarchy { parent: mount.join(below), mount, options, hands_down: false });
         }
     }
     // Where version 2 has the controllers, the group of a login session has processes, so none can be made in it.
     let only = found.len() == 1;
     for hierarchy in found.iter_mut().filter(|hierarchy| only && hierarchy.options.is_none()) {
         hierarchy.parent = hierarchy.mount.clone();
+        hierarchy.hands_down = true;
     }
     found
 }
@@ -105,7 +108,7 @@ pub(super) fn of(hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
 pub(super) fn make(hierarchies: &[Hierarchy]) -> Result<()> {
     for hierarchy in hierarchies {
         let group = hierarchy.group();
-        if hierarchy.options.is_none() {
+        if hierarchy.hands_down {
             hand_down(&hierarchy.parent)?;
         }
         for folder in [&group, &group.join(PROGRAMS)] {
@@ -123,16 +126,31 @@ pub(super) fn make(hierarchies: &[Hierarchy]) -> Result<()> {
 /// # Errors
 /// A process is in it.
 pub(super) fn open(hierarchies: &[Hierarchy]) -> Result<()> {
-    let second = hierarchies.iter().filter(|hierarchy| hierarchy.options.is_none());
-    second.map(Hierarchy::group).try_for_each(|group| hand_down(&group))
+    let handing = hierarchies.iter().filter(|hierarchy| hierarchy.hands_down);
+    handing.map(Hierarchy::group).try_for_each(|group| hand_down(&group))
+}
+
+/// Controllers that [`make`] is going to have handed down by a group that is not the cluster's: they are to be given back.
+pub(super) fn borrowed(hierarchies: &[Hierarchy]) -> Vec<String> {
+    hierarchies
+        .iter()
+        .filter(|hierarchy| hierarchy.hands_down)
+        .flat_map(|hierarchy| withheld(&hierarchy.parent))
+        .collect()
+}
+
+/// Controllers that a group of version 2 has and its children do not.
+fn withheld(group: &Path) -> Vec<String> {
+    let read = |name| fs::read_to_string(group.join(name)).unwrap_or_default();
+    let (controllers, handed) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let withheld = controllers.split_whitespace().filter(|name| !handed.split_whitespace().any(|has| has == *name));
+    withheld.map(str::to_owned).collect()
 }
 
 /// Gives the controllers that a group of version 2 has to its children.
 fn hand_down(group: &Path) -> Result<()> {
-    let controllers = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-    let file = group.join("cgroup.subtree_control");
-    let handed = fs::read_to_string(&file).unwrap_or_default();
-    for controller in controllers.split_whitespace().filter(|name| !handed.split_whitespace().any(|has| has == *name)) {
+    for controller in withheld(group) {
+        let file = group.join("cgroup.subtree_control");
         fs::write(&file, format!("+{controller}")).with_context(|| {
             format!(
                 "cannot hand {controller} to groups in {}: processes are in it (a container's root?)",
@@ -190,11 +208,11 @@ pub(super) fn memory(groups: &[PathBuf]) -> Option<u64> {
     files.into_iter().find_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
 }
 
-/// Ends every process of the cluster and removes its groups.
+/// Ends every process of the cluster, removes its groups, and gives back what was `borrowed` for them.
 ///
 /// # Errors
 /// Processes do not end, or a group stays.
-pub(super) fn end(groups: &[PathBuf]) -> Result<()> {
+pub(super) fn end(groups: &[PathBuf], borrowed: &[String]) -> Result<()> {
     let deadline = Instant::now() + END;
     loop {
         let mut alive: Vec<_> = groups.iter().flat_map(|group| processes(group)).collect();
@@ -215,6 +233,10 @@ pub(super) fn end(groups: &[PathBuf]) -> Result<()> {
         folders.reverse();
         for folder in folders {
             remove(&folder, deadline)?;
+        }
+        for controller in borrowed {
+            // Refused when somebody else has come to use it.
+            let _ = fs::write(group.with_file_name("cgroup.subtree_control"), format!("-{controller}"));
         }
     }
     Ok(())

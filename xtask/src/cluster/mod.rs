@@ -165,13 +165,17 @@ pub(crate) fn up(args: Up, programs: &Programs) -> Result<bool> {
             begin(programs)?
         }
     };
-    state.make_certificates()?;
+    run::judge("make certificates", || state.make_certificates())?;
+    // The API server takes longest; what does not need it is done beside.
+    state.start_etcd()?;
     state.start_containerd()?;
+    state.start_api_server()?;
+    state.wait_containerd()?;
     state.load_images(&images)?;
-    state.start_control_plane()?;
+    state.start_controllers()?;
     state.start_node()?;
     state.install_crds(args.crds, args.version)?;
-    state.wait_control_plane()?;
+    state.wait_controllers()?;
     state.wait_node()?;
     run::note(&format!("the cluster is up (in {})", run::human(begun.elapsed())));
     Ok(is_new)
@@ -190,6 +194,7 @@ fn begin(programs: &Programs) -> Result<State> {
         run: run_folder,
         logs,
         groups: groups::of(&hierarchies),
+        borrowed: groups::borrowed(&hierarchies),
         holder: None,
         fingerprint: programs.fingerprint(),
         kube: programs.kube.clone(),
@@ -271,7 +276,7 @@ impl State {
 
     /// Ends and removes everything but the logs.
     fn remove_all(&self) -> Result<()> {
-        groups::end(&self.groups)?;
+        groups::end(&self.groups, &self.borrowed)?;
         // The mounts were in namespaces that have ended; one that is seen from here would be emptied with the folder.
         let mounts = namespaces::mounts_below(&self.run)?;
         ensure!(mounts.is_empty(), "the cluster's mounts are still there: unmount {}", mounts.join(", "));

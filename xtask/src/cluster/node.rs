@@ -30,7 +30,11 @@ impl State {
         place::write(&self.run.join("cni/10-bridge.conflist"), self.cni())?;
         place::write(&self.run.join("containerd.toml"), self.containerd_config()?)?;
         let config = format!("--config={}", self.run.join("containerd.toml").display());
-        self.start("containerd", &self.containerd.join("containerd"), &[config])?;
+        self.start("containerd", &self.containerd.join("containerd"), &[config])
+    }
+
+    /// Waits until containerd takes images.
+    pub(super) fn wait_containerd(&self) -> Result<()> {
         self.wait("containerd", READY, || Ok(run::read(self.ctr()?.arg("version")).is_ok()))
     }
 

@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) logs: PathBuf,
     /// Its control groups, one in each hierarchy.
     pub(super) groups: Vec<PathBuf>,
+    /// Controllers to give back, see [`groups::borrowed`](super::groups::borrowed).
+    pub(super) borrowed: Vec<String>,
     /// The process that keeps its namespaces.
     pub(super) holder: Option<Process>,
     /// The programs that it was started with.
@@ -67,6 +69,7 @@ impl State {
             "run": self.run,
             "logs": self.logs,
             "groups": self.groups,
+            "borrowed": self.borrowed,
             "holder": self.holder.map(|holder| holder.to_string()),
             "fingerprint": self.fingerprint,
             "kube": self.kube,
@@ -78,11 +81,15 @@ impl State {
     fn parse(text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text)?;
         let text = |field: &str| value[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
-        let groups = value["groups"].as_array().context("no groups")?;
+        let list = |field: &str| {
+            let texts = value[field].as_array().into_iter().flatten().map(|text| text.as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>().with_context(|| format!("{field} is no list of texts"))
+        };
         Ok(Self {
             run: text("run")?.into(),
             logs: text("logs")?.into(),
-            groups: groups.iter().filter_map(|group| Some(group.as_str()?.into())).collect(),
+            groups: list("groups")?.into_iter().map(PathBuf::from).collect(),
+            borrowed: list("borrowed")?,
             holder: value["holder"].as_str().and_then(Process::parse),
             fingerprint: text("fingerprint")?,
             kube: text("kube")?.into(),
@@ -121,6 +128,7 @@ mod tests {
             run: "/r".into(),
             logs: "/l".into(),
             groups: vec!["/sys/fs/cgroup/cpu/x".into(), "/sys/fs/cgroup/memory/y/x".into()],
+            borrowed: vec!["hugetlb".to_owned()],
             holder: Process::parse("12 345"),
             fingerprint: "kube-1 etcd-2".to_owned(),
             kube: "/k".into(),

@@ -113,15 +113,18 @@ fn test(args: &Args, programs: &Programs) -> Result<()> {
     };
     suite.args(&args.flags);
     let attempt = run::attempt(&format!("conformance suite {}", versions::CONFORMANCE_CRDS.version), &mut suite)?;
-    Results::read(&fs::read_to_string(&attempt.log)?).show();
+    let results = Results::read(&fs::read_to_string(&attempt.log)?);
+    results.show();
     run::note(&format!("log: {}", attempt.log.display()));
-    if fs::metadata(&partial).is_ok_and(|file| file.len() > 0) {
+    if partial.exists() && results.passed.len() + results.failed.len() > 0 {
         fs::rename(&partial, &report)?;
         run::note(&format!("report: {}", report.display()));
     } else if partial.exists() {
         fs::remove_file(&partial)?;
     }
     match attempt.failure {
+        // The end of its log is about cleaning up.
+        Some(_) if !results.errors.is_empty() => bail!("the suite failed: {}", run::shown(&suite)),
         Some(failure) => bail!(failure),
         None => Ok(()),
     }
@@ -188,6 +191,8 @@ struct Results {
     failed: Vec<String>,
     /// Name, and the suite's reason.
     skipped: BTreeMap<String, String>,
+    /// What was wrong, by the test or the part of a test that found it.
+    errors: Vec<(String, String)>,
 }
 
 impl Results {
@@ -215,14 +220,18 @@ impl Results {
                 }
             }
         }
+        results.errors = errors(log);
         results
     }
 
     fn show(&self) {
-        let Self { passed, failed, skipped } = self;
+        let Self { passed, failed, skipped, errors } = self;
         println!("\n{} passed, {} failed, {} skipped", passed.len(), failed.len(), skipped.len());
         for name in failed {
             println!("  FAILED {name}");
+        }
+        for (test, error) in errors {
+            println!("  {test}:\n    {}", error.replace('\n', "\n    "));
         }
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, reason) in skipped {
@@ -232,6 +241,35 @@ impl Results {
             println!("  skipped, {reason}: {}", names.join(", "));
         }
     }
+}
+
+/// What the suite's assertions say, in testify's form: `Error Trace:`, `Error:`, `Test:`, `Messages:`, each with further lines.
+fn errors(log: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut field = "";
+    let (mut test, mut error) = (String::new(), String::new());
+    for line in log.lines().map(str::trim).chain([""]) {
+        let (label, value) = line.split_once(':').unwrap_or(("", line));
+        let is_new = ["Error Trace", "Error", "Test", "Messages"].contains(&label) && value.starts_with([' ', '\t']);
+        let value = if is_new { value } else { line };
+        // The last field ends with the next line of the log, which begins with its source's place.
+        let is_end = line.is_empty() || label.ends_with(".go") || line.starts_with("---") || line.starts_with("===");
+        if (is_end || label == "Error Trace") && !test.is_empty() {
+            found.push((std::mem::take(&mut test), std::mem::take(&mut error)));
+        }
+        if is_end || is_new {
+            field = if is_end { "" } else { label };
+        }
+        match field {
+            "Test" => test.push_str(value.trim()),
+            "Error" | "Messages" => {
+                error.push_str(if error.is_empty() { "" } else { "\n" });
+                error.push_str(value.trim());
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -260,5 +298,19 @@ FAIL
         assert_eq!(results.skipped["MeshBasic"], "suite does not support Mesh");
         assert_eq!(results.skipped["Quiet"], "the test says why in the log");
         assert_eq!(results.skipped.len(), 2);
+    }
+
+    #[test]
+    fn errors_are_found_with_their_tests() {
+        let log = "    helpers.go:108: \n        \tError Trace:\tsigs.k8s.io/a.go:141\n        \t            \t\t\t\tb.go:13
+        \tError:      \tReceived unexpected error:\n        \t            \tno class: gone\n        \tTest:       \tTestConformance/X
+        \tMessages:   \twaited in vain\n    apply.go:279: 2026-11-23T17:40:02Z: Deleting it
+    x.go:1: \n        \tError Trace:\tc.go:1\n        \tError:      \tfalse\n        \tTest:       \tTestConformance/Y\n--- FAIL: TestConformance (0.08s)\n";
+        let found = errors(log);
+        let wanted = [
+            ("TestConformance/X", "Received unexpected error:\nno class: gone\nwaited in vain"),
+            ("TestConformance/Y", "false"),
+        ];
+        assert_eq!(found, wanted.map(|(test, error)| (test.to_owned(), error.to_owned())));
     }
 }

@@ -62,6 +62,9 @@ enum Verb {
         /// Their names, as `status` shows them.
         #[arg(required = true)]
         programs: Vec<String>,
+        /// Kill them: the API server takes a minute to end when it is asked to.
+        #[arg(long)]
+        kill: bool,
     },
 }
 
@@ -120,7 +123,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Err(running()?.inside(Path::new(program))?.args(words).exec().into())
         }
         Verb::Load(args) => load(args),
-        Verb::Stop { programs } => stop(programs),
+        Verb::Stop { programs, kill } => stop(programs, if *kill { "KILL" } else { "TERM" }),
     }
 }
 
@@ -195,6 +198,7 @@ fn begin(programs: &Programs) -> Result<State> {
         logs,
         groups: groups::of(&hierarchies),
         borrowed: groups::borrowed(&hierarchies),
+        folders: namespaces::missing_folders(),
         holder: None,
         fingerprint: programs.fingerprint(),
         kube: programs.kube.clone(),
@@ -250,7 +254,7 @@ fn load(args: &Load) -> Result<()> {
     Ok(())
 }
 
-fn stop(names: &[String]) -> Result<()> {
+fn stop(names: &[String], signal: &str) -> Result<()> {
     let state = running()?;
     for name in names {
         ensure!(
@@ -259,7 +263,7 @@ fn stop(names: &[String]) -> Result<()> {
             status::programs().join(", ")
         );
         let process = state.find(name).with_context(|| format!("{name} does not run"))?;
-        run::judge(&format!("end {name}"), || process.end())?;
+        run::judge(&format!("end {name}"), || process.end(signal))?;
     }
     Ok(())
 }
@@ -281,6 +285,9 @@ impl State {
         let mounts = namespaces::mounts_below(&self.run)?;
         ensure!(mounts.is_empty(), "the cluster's mounts are still there: unmount {}", mounts.join(", "));
         place::remove_folder(&self.run)?;
+        for folder in self.folders.iter().filter(|folder| folder.exists()) {
+            fs::remove_dir(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        }
         let left = groups::left(&self.groups);
         ensure!(left.is_empty(), "left behind: {}", left.join(", "));
         State::remove()

@@ -8,7 +8,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -31,8 +31,8 @@ pub(super) const POD_NETWORK: &str = "10.244.0.0/24";
 pub(super) const BRIDGE: &str = "cni0";
 
 /// Folders of the machine that are empty inside, so that nothing is left in them: names of network namespaces, sockets and
-/// state of the container runtime, links to logs.
-const COVERED: [&str; 2] = ["/run", "/var/log"];
+/// state of the container runtime, links to logs, what CNI and kubelet write in one place only.
+const COVERED: [&str; 4] = ["/run", "/var/log", "/var/lib/cni", "/var/lib/kubelet"];
 
 /// What the kubelet wants to set, which concerns the whole machine: it is shown a file with its own value instead. Read-only
 /// files would make it fail.
@@ -98,6 +98,7 @@ impl State {
             self.set_up(&["mount", "--bind", &file.to_string_lossy(), &format!("/proc/sys/{name}")])?;
         }
         for folder in COVERED {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
             self.set_up(&["mount", "-t", "tmpfs", "-o", "mode=755", "tidegate", folder])?;
         }
         self.set_up(&["mkdir", "/run/netns", "/run/lock"])?;
@@ -144,7 +145,7 @@ impl State {
             r#"#!/bin/sh -e
 # Runs a command in the namespaces and control groups of the test cluster.
 for group in {groups}; do echo $$ >"$group"; done
-export KUBECONFIG={kubeconfig} PATH={kube}:{containerd}:"$PATH":/usr/sbin:/sbin
+export KUBECONFIG={kubeconfig} KUBECACHEDIR={cache} PATH={kube}:{containerd}:"$PATH":/usr/sbin:/sbin
 # A proxy is not to be reached from inside.
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 # Entering the mounts goes to their root folder.
@@ -152,6 +153,8 @@ exec nsenter --net --mount --cgroup --target {holder} -- sh -c 'cd "$0" && exec 
 "#,
             groups = entering.join(" "),
             kubeconfig = text(&self.admin()),
+            // What kubectl remembers of the API is true of this cluster alone.
+            cache = text(&self.run.join("kubectl")),
             kube = text(&self.kube),
             containerd = text(&self.containerd),
             holder = holder.id,
@@ -160,6 +163,11 @@ exec nsenter --net --mount --cgroup --target {holder} -- sh -c 'cd "$0" && exec 
         place::write(&file, script)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).context("cannot make the script executable")
     }
+}
+
+/// Those of the covered folders that this machine does not have: they are to be removed after use.
+pub(super) fn missing_folders() -> Vec<PathBuf> {
+    COVERED.map(PathBuf::from).into_iter().filter(|folder| !folder.exists()).collect()
 }
 
 /// The mounts of this machine at or below a folder.

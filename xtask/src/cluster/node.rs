@@ -1,6 +1,6 @@
 //! The node: containerd, kubelet and kube-proxy, with what they are told.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -27,8 +27,8 @@ const READY: Duration = Duration::from_secs(120);
 impl State {
     /// Starts containerd, which needs nothing of the control plane.
     pub(super) fn start_containerd(&self) -> Result<()> {
-        place::write(&self.run.join("cni/10-bridge.conflist"), self.cni())?;
-        place::write(&self.run.join("containerd.toml"), self.containerd_config()?)?;
+        self.configure("cni/10-bridge.conflist", &self.cni())?;
+        self.configure("containerd.toml", &self.containerd_config()?)?;
         let config = format!("--config={}", self.run.join("containerd.toml").display());
         self.start("containerd", &self.containerd.join("containerd"), &[config])
     }
@@ -48,9 +48,9 @@ impl State {
     /// Starts kubelet and kube-proxy.
     pub(super) fn start_node(&self) -> Result<()> {
         // Pods would be told of the machine's name servers, which are not to be reached.
-        place::write(&self.run.join("resolv.conf"), "")?;
-        place::write(&self.run.join("kubelet.json"), self.kubelet_config())?;
-        place::write(&self.run.join("kube-proxy.json"), self.proxy_config())?;
+        self.configure("resolv.conf", "")?;
+        self.configure("kubelet.json", &self.kubelet_config())?;
+        self.configure("kube-proxy.json", &self.proxy_config())?;
         let kubelet = self.run.join("kubelet");
         let args = [
             format!("--kubeconfig={}", self.kubeconfig("kubelet").display()),
@@ -69,6 +69,15 @@ impl State {
     pub(super) fn wait_node(&self) -> Result<()> {
         self.wait("kubelet", READY, || Ok(is_ready(&self.api(&format!("/api/v1/nodes/{NODE}"))?)))?;
         self.wait("kube-proxy", READY, || Ok(true))
+    }
+
+    /// Writes a file of the node's, unless it is as wanted: kube-proxy ends when its own is written, whatever with.
+    fn configure(&self, name: &str, content: &str) -> Result<()> {
+        let file = self.run.join(name);
+        if fs::read_to_string(&file).is_ok_and(|there| there == content) {
+            return Ok(());
+        }
+        place::write(&file, content)
     }
 
     fn socket(&self) -> std::path::PathBuf {

@@ -48,9 +48,9 @@ impl Process {
         Self::of(self.id) == Some(self)
     }
 
-    /// Asks it to end, and waits for it.
-    pub(super) fn end(self) -> Result<()> {
-        run::read(Command::new("sh").args(["-c", &format!("kill {}", self.id)]))?;
+    /// Asks it to end, or kills it, and waits for it.
+    pub(super) fn end(self, signal: &str) -> Result<()> {
+        run::read(Command::new("sh").args(["-c", &format!("kill -{signal} {}", self.id)]))?;
         let deadline = Instant::now() + END;
         while self.is_alive() {
             if Instant::now() > deadline {
@@ -84,8 +84,9 @@ fn fields(stat: &str) -> Option<(char, u64)> {
 
 /// Starts a process in a process group of its own, so that neither Ctrl-C nor a closed terminal ends it.
 pub(super) fn start(command: &mut Command, log: &Path) -> Result<Process> {
-    place::write(log, "")?;
-    let output = File::options().append(true).open(log).with_context(|| format!("cannot write {}", log.display()))?;
+    // What an earlier process said may be why it is started again.
+    let output = File::options().create(true).append(true).open(log);
+    let output = output.with_context(|| format!("cannot write {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).process_group(0);
     let child = command.spawn().with_context(|| format!("cannot start {}", run::shown(command)))?;
     Process::of(child.id()).with_context(|| format!("{} ended at once; see {}", run::shown(command), log.display()))

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) groups: Vec<PathBuf>,
     /// Controllers to give back, see [`groups::borrowed`](super::groups::borrowed).
     pub(super) borrowed: Vec<String>,
+    /// Folders to remove, see [`namespaces::missing_folders`](super::namespaces::missing_folders).
+    pub(super) folders: Vec<PathBuf>,
     /// The process that keeps its namespaces.
     pub(super) holder: Option<Process>,
     /// The programs that it was started with.
@@ -70,6 +72,7 @@ impl State {
             "logs": self.logs,
             "groups": self.groups,
             "borrowed": self.borrowed,
+            "folders": self.folders,
             "holder": self.holder.map(|holder| holder.to_string()),
             "fingerprint": self.fingerprint,
             "kube": self.kube,
@@ -90,6 +93,7 @@ impl State {
             logs: text("logs")?.into(),
             groups: list("groups")?.into_iter().map(PathBuf::from).collect(),
             borrowed: list("borrowed")?,
+            folders: list("folders")?.into_iter().map(PathBuf::from).collect(),
             holder: value["holder"].as_str().and_then(Process::parse),
             fingerprint: text("fingerprint")?,
             kube: text("kube")?.into(),
@@ -129,6 +133,7 @@ mod tests {
             logs: "/l".into(),
             groups: vec!["/sys/fs/cgroup/cpu/x".into(), "/sys/fs/cgroup/memory/y/x".into()],
             borrowed: vec!["hugetlb".to_owned()],
+            folders: vec!["/var/lib/cni".into()],
             holder: Process::parse("12 345"),
             fingerprint: "kube-1 etcd-2".to_owned(),
             kube: "/k".into(),

@@ -27,7 +27,7 @@ const unknown = -1
 var servers = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": manager.NewControllerManagerCommand,
-	"kube-scheduler":          scheduler.NewSchedulerCommand,
+	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"kube-proxy":              proxy.NewProxyCommand,
 	// It handles signals itself; handling them here too would panic.
 	"kubelet": func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },

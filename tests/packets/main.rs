@@ -13,6 +13,7 @@ mod lists;
 mod martian;
 mod mirror;
 mod random;
+mod rates;
 mod samples;
 mod steer;
 mod sys;

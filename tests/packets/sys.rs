@@ -11,8 +11,10 @@ use std::{
     path::Path,
 };
 
+use tidegate_abi::Policy;
 use tidegate_kernel::KernelConfig;
 
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
@@ -27,12 +29,22 @@ fn bpf<const WORDS: usize>(command: libc::c_long, attr: &mut [u64; WORDS]) -> li
     result
 }
 
+fn open_map(config: &KernelConfig, map: &str) -> OwnedFd {
+    let folder = config.bpffs.join("tidegate").join(&config.instance);
+    open_pin(&folder.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)).join(map))
+}
+
 /// Removes an element of a pinned map, behind the kernel tier's back.
 pub(crate) fn delete_element(config: &KernelConfig, map: &str, key: &[u8]) {
-    let folder = config.bpffs.join("tidegate").join(&config.instance);
-    let path = folder.join(format!("maps-v{}", tidegate_abi::ABI_VERSION)).join(map);
-    let map = open_pin(&path);
+    let map = open_map(config, map);
     bpf(BPF_MAP_DELETE_ELEM, &mut [map.as_raw_fd() as u64, key.as_ptr() as u64, 0, 0]);
+}
+
+/// Puts a policy in force that no object can ask for.
+pub(crate) fn put_policy(config: &KernelConfig, domain: u32, policy: &Policy) {
+    let map = open_map(config, tidegate_abi::map::name::DOMAINS);
+    let (key, value) = (&raw const domain as u64, std::ptr::from_ref(policy) as u64);
+    bpf(BPF_MAP_UPDATE_ELEM, &mut [map.as_raw_fd() as u64, key, value, 0]);
 }
 
 /// Opens a pinned object.

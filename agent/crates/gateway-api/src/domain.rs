@@ -11,10 +11,10 @@ use std::{
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
-use tidegate_model::{Admission, Domain, DomainName, ObjectName, RateLimit, ResourceLimits, SynCookies};
+use tidegate_model::{Admission, Domain, DomainName, ObjectName, RateLimit, ResourceLimits, SourceBits, SynCookies};
 
 use crate::{
-    api::{RateSpec, SourcesSpec, SynCookiesSpec, TrafficDomain, TrafficDomainSpec},
+    api::{AdmissionSpec, RateSpec, SourcePrefixLength, SourcesSpec, SynCookiesSpec, TrafficDomain, TrafficDomainSpec},
     object::created_at,
     prefixes::{config_map_name, read_list, read_prefix},
     quantity::{read_cpu, read_memory},
@@ -163,19 +163,58 @@ fn read_admission<'a>(
     let deny = list("deny", &sources.deny, &sources.deny_from);
     let allow = list("allow", &sources.allow, &sources.allow_from);
     let is_closed = sources.allow.is_some() || sources.allow_from.is_some();
-    let admission = spec.admission.clone().unwrap_or_default();
-    let rates = admission.new_connections.unwrap_or_default();
-    let rate = |rate: RateSpec| RateLimit { rate: rate.rate, burst: rate.burst.unwrap_or(rate.rate) };
+    let limits = spec.admission.clone().unwrap_or_default();
+    let rates = limits.new_connections.clone().unwrap_or_default();
+    let mut rate = |field, rate: Option<RateSpec>| rate.and_then(|rate| read_rate(field, rate, faults));
     Admission {
         deny,
         allow: is_closed.then_some(allow),
-        per_source: rates.per_source.map(rate),
-        total: rates.total.map(rate),
-        syn_cookies: match admission.syn_cookies {
+        per_source: rate("perSource", rates.per_source),
+        total: rate("total", rates.total),
+        source_bits: read_source_bits(&limits, faults),
+        syn_cookies: match limits.syn_cookies {
             None | Some(SynCookiesSpec::Kernel) => SynCookies::Kernel,
             Some(SynCookiesSpec::Xdp) => SynCookies::Xdp,
         },
     }
+}
+
+/// The most that a rate may be, in connections a second. Up to here the kernel's intervals are exact to 0.1 %.
+const MAX_RATE: u32 = 1_000_000;
+
+/// A rate that cannot be meant is a fault, and none: the domain goes on being served, and the condition says what to mend.
+fn read_rate(field: &str, rate: RateSpec, faults: &mut Vec<String>) -> Option<RateLimit> {
+    let field = format!("spec.admission.newConnections.{field}");
+    if rate.rate == 0 || rate.rate > MAX_RATE {
+        faults.push(format!(
+            "{field}.rate: {} is no rate that can be kept, there is no limit: write 1 to {MAX_RATE} connections a second",
+            rate.rate
+        ));
+        return None;
+    }
+    let burst = match rate.burst {
+        Some(0) => {
+            faults.push(format!("{field}.burst: with 0 nobody could connect, the rate is used: write 1 or more"));
+            rate.rate
+        }
+        burst => burst.unwrap_or(rate.rate),
+    };
+    Some(RateLimit { rate: rate.rate, burst })
+}
+
+fn read_source_bits(limits: &AdmissionSpec, faults: &mut Vec<String>) -> SourceBits {
+    let SourcePrefixLength { v4, v6 } = limits.source_prefix_length.unwrap_or_default();
+    let default = SourceBits::default();
+    let mut read = |family, given: Option<u8>, longest, default| match given {
+        Some(bits) if bits == 0 || bits > longest => {
+            faults.push(format!(
+                "spec.admission.sourcePrefixLength.{family}: {bits} is no length of a source's prefix, {default} is used: write 1 to {longest}"
+            ));
+            default
+        }
+        bits => bits.unwrap_or(default),
+    };
+    SourceBits { v4: read("v4", v4, 32, default.v4), v6: read("v6", v6, 128, default.v6) }
 }
 
 fn read_limits(spec: &TrafficDomainSpec, faults: &mut Vec<String>) -> ResourceLimits {
@@ -195,9 +234,6 @@ fn read_limits(spec: &TrafficDomainSpec, faults: &mut Vec<String>) -> ResourceLi
 fn find_unenforced(spec: &TrafficDomainSpec) -> Vec<String> {
     let mut fields = Vec::new();
     if let Some(admission) = &spec.admission {
-        if admission.new_connections.is_some() {
-            fields.push("spec.admission.newConnections");
-        }
         if admission.open_connections.is_some() {
             fields.push("spec.admission.openConnections");
         }

@@ -179,6 +179,9 @@ impl Kernel {
         self.remove_addresses(&target.claims, report);
         self.remove_interfaces(&target.interfaces, report);
         remove_unused(&mut self.tables, &mut self.applied, report);
+        if let Err(error) = self.remove_unused_rates() {
+            fail(report, 0, "removed tables of rates".to_owned(), error.to_string());
+        }
     }
 
     fn remove_frontends(&mut self, claims: &Claims, report: &mut AppliedReport) {
@@ -239,6 +242,18 @@ impl Kernel {
             let Some(lists) = lists else { continue };
             let current = self.applied.policies.get(&domain).copied();
             let limits = limits.get(&domain).copied().unwrap_or_default();
+            if limits.per_source.is_limited()
+                && let Err(error) = self.rates.put(domain)
+            {
+                fail(
+                    report,
+                    domain,
+                    "rate of each source".to_owned(),
+                    explain_write(name::RATE_TABLES, map::MAX_DOMAINS, &error),
+                );
+                self.failed_policies.insert(domain);
+                continue;
+            }
             let filled = fill_lists(&mut self.tables, &mut self.applied, current, &lists, report);
             match filled.map(|lists| Policy { deny: lists.deny, allow: lists.allow, ..limits }) {
                 Ok(policy) if current == Some(policy) => {}
@@ -432,6 +447,7 @@ impl Kernel {
     fn forget_domain(&mut self, domain: DomainId) -> Result<(), KernelError> {
         self.unwatch_domain(domain)?;
         self.set_sockets(domain, None, None)?;
+        self.rates.forget(domain.0)?;
         for hook in Hook::ALL {
             for reason in Reason::ALL {
                 self.tables.clear_counter(counter_index(domain.0, hook, reason))?;

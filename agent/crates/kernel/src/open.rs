@@ -21,6 +21,7 @@ use crate::{
     maps::Maps,
     pins::{ObjectHash, Pins},
     programs::{ProgramName, Programs},
+    rates::RateTables,
     tables::Tables,
 };
 
@@ -76,6 +77,7 @@ pub struct Kernel {
     object: ObjectHash,
     pub(crate) programs: Programs,
     pub(crate) tables: Tables,
+    pub(crate) rates: RateTables,
     /// What the maps hold.
     pub(crate) applied: Entries,
     /// Where `admit` runs.
@@ -117,6 +119,7 @@ impl Kernel {
         };
         let mut tables = Tables::take(&mut maps)?;
         tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
+        let rates = RateTables::take(&mut maps)?;
         let samples = maps.take_map(name::SAMPLES);
         let applied = tables.read_entries()?;
         let mut kernel = Self {
@@ -124,6 +127,7 @@ impl Kernel {
             object,
             programs,
             tables,
+            rates,
             applied,
             attached: BTreeMap::new(),
             admissions: BTreeMap::new(),

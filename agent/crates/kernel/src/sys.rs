@@ -33,6 +33,7 @@ pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Option<T> {
 /// Commands of bpf(2), from include/uapi/linux/bpf.h.
 mod command {
     pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
+    pub(super) const MAP_DELETE_ELEM: libc::c_long = 3;
     pub(super) const OBJ_PIN: libc::c_long = 6;
     pub(super) const OBJ_GET: libc::c_long = 7;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
@@ -72,6 +73,13 @@ pub(crate) struct LinkInfo {
 }
 
 const LINK_CGROUP: u32 = 3;
+
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+}
 
 #[repr(C)]
 struct ObjAttr {
@@ -157,6 +165,23 @@ fn raw(fd: BorrowedFd<'_>) -> u32 {
 
 fn to_c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+/// Removes an element of a map. `key` is as long as the map's keys.
+pub(crate) fn delete_element(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attr = ElementAttr { map: raw(map), pad: 0, key: key.as_ptr() as u64 };
+    bpf(command::MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
+/// Fills a short buffer (up to 256 bytes, which is never interrupted) with random bytes.
+pub(crate) fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the kernel writes at most the buffer's length.
+    let filled = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    match usize::try_from(filled) {
+        Ok(filled) if filled == buffer.len() => Ok(()),
+        Ok(_) => Err(io::Error::other("too few random bytes")),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Opens a pinned object.

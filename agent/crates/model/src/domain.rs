@@ -31,12 +31,14 @@ pub struct Admission {
     pub deny: Vec<IpNet>,
     /// When present, only these prefixes are let in: `Some` and empty refuses everybody.
     pub allow: Option<Vec<IpNet>>,
-    /// Rate of new connections for each source (IPv4 /32, IPv6 /64).
+    /// Rate of new connections for each source.
     pub per_source: Option<RateLimit>,
     /// Rate of new connections for the domain.
     pub total: Option<RateLimit>,
     /// Who answers SYNs when a listener's queue is full.
     pub syn_cookies: SynCookies,
+    /// What counts as one source.
+    pub source_bits: SourceBits,
 }
 
 /// Who answers SYNs with cookies when a listener's queue is full.
@@ -47,6 +49,22 @@ pub enum SynCookies {
     Kernel,
     /// XDP in the driver, for what the kernel would answer with a cookie.
     Xdp,
+}
+
+/// How many leading bits of an address tell sources apart, for limits of each source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceBits {
+    /// Of IPv4 addresses.
+    pub v4: u8,
+    /// Of IPv6 addresses.
+    pub v6: u8,
+}
+
+impl Default for SourceBits {
+    /// An IPv4 address; an IPv6 /64, which is what one link gets (RFC 4291 section 2.5.1).
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
 }
 
 /// A token bucket.

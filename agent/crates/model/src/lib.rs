@@ -14,7 +14,7 @@ pub mod resource;
 pub mod rule;
 
 pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
-pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SynCookies};
+pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SourceBits, SynCookies};
 pub use id::{DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
 pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol};
 pub use resource::{Change, Delta, Key, Model, Resource};

@@ -9,7 +9,8 @@ use kube::CustomResourceExt;
 pub use backend::{Backend, BackendEndpoint, BackendSpec, FqdnEndpoint, IpEndpoint, OwnStatus};
 pub use traffic_domain::{
     AddressesSpec, AdmissionSpec, ConfigMapReference, EgressSpec, NewConnections, NodeAddress, OpenConnections,
-    Quantity, RateSpec, ResourcesSpec, SourcesSpec, SynCookiesSpec, TrafficDomain, TrafficDomainSpec,
+    Quantity, RateSpec, ResourcesSpec, SourcePrefixLength, SourcesSpec, SynCookiesSpec, TrafficDomain,
+    TrafficDomainSpec,
 };
 
 /// The CustomResourceDefinitions of the group, made from the types.

@@ -103,6 +103,9 @@ pub struct AdmissionSpec {
     /// Who answers SYNs with cookies when a listener's queue is full. Default: the kernel's TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syn_cookies: Option<SynCookiesSpec>,
+    /// What counts as one source for the limits of each source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_prefix_length: Option<SourcePrefixLength>,
 }
 
 /// Who answers SYNs with cookies.
@@ -115,11 +118,22 @@ pub enum SynCookiesSpec {
     Xdp,
 }
 
+/// How long a prefix counts as one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SourcePrefixLength {
+    /// Of IPv4 addresses, 1 to 32. Default: 32, each address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v4: Option<u8>,
+    /// Of IPv6 addresses, 1 to 128. Default: 64, each link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<u8>,
+}
+
 /// Rates of new connections.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewConnections {
-    /// For each source: an IPv4 address or an IPv6 /64.
+    /// For each source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_source: Option<RateSpec>,
     /// For the domain.
@@ -130,9 +144,9 @@ pub struct NewConnections {
 /// A token bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateSpec {
-    /// How many a second.
+    /// How many a second, 1 to 1000000.
     pub rate: u32,
-    /// How many at once. Default: `rate`.
+    /// How many at once, at least 1. Default: `rate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
 }
@@ -141,7 +155,7 @@ pub struct RateSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenConnections {
-    /// For each source: an IPv4 address or an IPv6 /64.
+    /// For each source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_source: Option<u64>,
     /// For the domain.

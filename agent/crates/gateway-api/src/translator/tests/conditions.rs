@@ -1,6 +1,8 @@
 //! Conditions and reasons, one test a rule of Gateway API.
 
-use tidegate_model::{BackendKey, BackendProtocol, BackendTarget, EndpointState, Filter, Fraction, PathMatch};
+use tidegate_model::{
+    BackendKey, BackendProtocol, BackendTarget, EndpointState, Filter, Fraction, PathMatch, RateLimit, SourceBits,
+};
 
 use super::*;
 
@@ -444,6 +446,27 @@ fn classes_and_parameters_are_judged() {
     let gateway = EXAMPLE.split("\n---").find(|document| document.contains("name: external, namespace")).unwrap();
     world.put(&format!("{gateway}\n  infrastructure: {{parametersRef: {{group: \"\", kind: ConfigMap, name: a}}}}"));
     world.assert_condition(EXTERNAL, "Accepted=false InvalidParameters", "spec.infrastructure.parametersRef");
+}
+
+#[test]
+fn limits_that_cannot_be_meant_are_named_and_the_rest_kept() {
+    let mut world = World::example();
+    world.put(
+        "apiVersion: tidegate.dev/v1alpha1\nkind: TrafficDomain\nmetadata: {name: public, generation: 4}\nspec:\n  \
+         interfaces: [wan0]\n  addresses: {pool: [203.0.113.0/28]}\n  admission:\n    newConnections:\n      \
+         perSource: {rate: 0}\n      total: {rate: 1000, burst: 0}\n    sourcePrefixLength: {v4: 33, v6: 56}",
+    );
+    for said in [
+        "spec.admission.newConnections.perSource.rate: 0 is no rate that can be kept, there is no limit",
+        "spec.admission.newConnections.total.burst: with 0 nobody could connect, the rate is used",
+        "spec.admission.sourcePrefixLength.v4: 33 is no length of a source's prefix, 32 is used",
+    ] {
+        world.assert_condition((Kind::TrafficDomain, "", "public", ""), "PartiallyInvalid=true UnsupportedValue", said);
+    }
+    let admission = &world.model("public").domain.admission;
+    assert_eq!(admission.per_source, None);
+    assert_eq!(admission.total, Some(RateLimit { rate: 1000, burst: 1000 }));
+    assert_eq!(admission.source_bits, SourceBits { v4: 32, v6: 56 });
 }
 
 #[test]

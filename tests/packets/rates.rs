@@ -6,9 +6,17 @@
 
 use std::{net::SocketAddr, thread, time::Instant};
 
-use tidegate_abi::{Policy, Rate};
+use nix::time::{ClockId, clock_gettime};
+use tidegate_abi::{
+    Policy, Rate,
+    address::from_v4,
+    connections::{Instance, KNOWN_WAYS, KnownSet, known_word},
+    map::name,
+    rates::hash_source,
+};
 use tidegate_kernel::{Connection, Hook, Kernel, Reason};
 use tidegate_model::{Admission, DomainId, RateLimit, SourceBits, Transport};
+use tidegate_programs::known::{set_of, ticks_of};
 
 use crate::{
     bed::{
@@ -16,7 +24,7 @@ use crate::{
         desired, on_bed, v6,
     },
     frame::{Link, TCP, UDP, V4, V6, tcp, udp},
-    sys::put_policy,
+    sys::put_element,
 };
 
 const ADMIT: Hook = Hook::Admit;
@@ -196,6 +204,37 @@ fn cpus_add_up_to_the_allowance_and_no_more() {
     });
 }
 
+/// Makes a source one that has just completed a handshake with the public domain.
+fn make_known(bed: &Bed, source: [u8; 4]) {
+    let seed = [5, 6];
+    put_element(&bed.config, name::INSTANCE, 0, &Instance { seed, ..Instance::default() });
+    let hash = hash_source(&[seed[0] ^ u64::from(PUBLIC.0), seed[1]], &from_v4(source));
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has it");
+    let mut ways = [0; KNOWN_WAYS];
+    ways[0] = known_word(hash, ticks_of(now.tv_sec() as u64 * 1_000_000_000));
+    put_element(&bed.config, name::KNOWN, set_of(hash), &KnownSet { ways });
+}
+
+#[test]
+fn a_flood_of_strangers_leaves_the_domain_to_known_sources() {
+    on_bed(|bed| {
+        limit(bed, |admission| admission.total = slow(4001));
+        let since = Instant::now();
+        let mut admitted = 0;
+        for index in 0..10 {
+            admitted += send(bed, &syn(number(index)), 1000, Reason::RateDomain).0;
+        }
+        assert_allowance(admitted, 3001, since);
+        assert_eq!(action(bed, &syn(STRANGER_V4)), XDP_DROP);
+        make_known(bed, STRANGER_V4);
+        assert_eq!(send(bed, &syn(STRANGER_V4), 900, Reason::RateDomain), (900, 0));
+        // What a known source takes, strangers do not get first.
+        assert_eq!(send(bed, &syn(number(77)), 100, Reason::RateDomain), (0, 100));
+        let (admitted, _) = send(bed, &syn(STRANGER_V4), 1000, Reason::RateDomain);
+        assert!((100..=100 + refilled(since)).contains(&admitted), "{admitted} let in of the rest");
+    });
+}
+
 #[test]
 fn a_flood_of_sources_evicts_nobody_who_is_being_measured() {
     const SOURCES: u32 = 150_000;
@@ -209,7 +248,7 @@ fn a_flood_of_sources_evicts_nobody_who_is_being_measured() {
         const HOUR_NS: u64 = 3_600_000_000_000;
         let per_source = Rate { interval_ns: HOUR_NS, burst_ns: 299 * HOUR_NS };
         let policy = Policy { per_source, v4_bits: 32, v6_bits: 64, ..Policy::default() };
-        put_policy(&bed.config, PUBLIC.0, &policy);
+        put_element(&bed.config, name::DOMAINS, PUBLIC.0, &policy);
         let refused = |bed: &Bed| bed.count(PUBLIC, Hook::Steer, Reason::RateSource);
         let connect = |bed: &Bed, source, times: u32| {
             let before = refused(bed);

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use tidegate_abi::Policy;
+use tidegate_abi::Plain;
 use tidegate_kernel::KernelConfig;
 
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -40,10 +40,10 @@ pub(crate) fn delete_element(config: &KernelConfig, map: &str, key: &[u8]) {
     bpf(BPF_MAP_DELETE_ELEM, &mut [map.as_raw_fd() as u64, key.as_ptr() as u64, 0, 0]);
 }
 
-/// Puts a policy in force that no object can ask for.
-pub(crate) fn put_policy(config: &KernelConfig, domain: u32, policy: &Policy) {
-    let map = open_map(config, tidegate_abi::map::name::DOMAINS);
-    let (key, value) = (&raw const domain as u64, std::ptr::from_ref(policy) as u64);
+/// Puts an element into a pinned map whose keys are numbers.
+pub(crate) fn put_element<V: Plain>(config: &KernelConfig, map: &str, key: u32, value: &V) {
+    let map = open_map(config, map);
+    let (key, value) = (&raw const key as u64, std::ptr::from_ref(value) as u64);
     bpf(BPF_MAP_UPDATE_ELEM, &mut [map.as_raw_fd() as u64, key, value, 0]);
 }
 

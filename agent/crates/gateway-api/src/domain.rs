@@ -233,10 +233,8 @@ fn read_limits(spec: &TrafficDomainSpec, faults: &mut Vec<String>) -> ResourceLi
 /// Fields that are read but that nothing acts on yet.
 fn find_unenforced(spec: &TrafficDomainSpec) -> Vec<String> {
     let mut fields = Vec::new();
-    if let Some(admission) = &spec.admission {
-        if admission.open_connections.is_some() {
-            fields.push("spec.admission.openConnections");
-        }
+    if spec.admission.as_ref().is_some_and(|admission| admission.open_connections.is_some()) {
+        fields.push("spec.admission.openConnections");
     }
     if spec.egress.is_some() {
         fields.push("spec.egress");

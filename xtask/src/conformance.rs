@@ -114,7 +114,7 @@ fn test(args: &Args, programs: &Programs) -> Result<()> {
     suite.args(&args.flags);
     let attempt = run::attempt(&format!("conformance suite {}", versions::CONFORMANCE_CRDS.version), &mut suite)?;
     let results = Results::read(&fs::read_to_string(&attempt.log)?);
-    results.show();
+    run::print(&results.describe());
     run::note(&format!("log: {}", attempt.log.display()));
     if partial.exists() && results.passed.len() + results.failed.len() > 0 {
         fs::rename(&partial, &report)?;
@@ -169,18 +169,18 @@ fn implementation() -> [String; 5] {
 fn list(args: &Args, suite: &Path) -> Result<()> {
     let printed = run::read(Command::new(suite).arg("-test.run=^TestList$"))?;
     let wanted = names(&profiles(args));
-    let mut count = 0;
+    let mut lines = Vec::new();
     for line in printed.lines().filter_map(|line| line.strip_prefix("TEST\t")) {
         let [name, of, features] = line.split('\t').collect::<Vec<_>>()[..] else {
             bail!("the suite lists its tests in a form that is not known: {line}");
         };
         let of: Vec<_> = of.split(',').filter(|profile| wanted.contains(profile)).collect();
         if !of.is_empty() {
-            count += 1;
-            println!("{name:<60} {:<12} {features}", of.join(",").replace("GATEWAY-", ""));
+            lines.push(format!("{name:<60} {:<12} {features}\n", of.join(",").replace("GATEWAY-", "")));
         }
     }
-    run::note(&format!("{count} tests"));
+    run::print(&lines.concat());
+    run::note(&format!("{} tests", lines.len()));
     Ok(())
 }
 
@@ -224,22 +224,18 @@ impl Results {
         results
     }
 
-    fn show(&self) {
+    /// All of it for people.
+    fn describe(&self) -> String {
         let Self { passed, failed, skipped, errors } = self;
-        println!("\n{} passed, {} failed, {} skipped", passed.len(), failed.len(), skipped.len());
-        for name in failed {
-            println!("  FAILED {name}");
-        }
-        for (test, error) in errors {
-            println!("  {test}:\n    {}", error.replace('\n', "\n    "));
-        }
+        let mut lines = vec![format!("\n{} passed, {} failed, {} skipped", passed.len(), failed.len(), skipped.len())];
+        lines.extend(failed.iter().map(|name| format!("  FAILED {name}")));
+        lines.extend(errors.iter().map(|(test, error)| format!("  {test}:\n    {}", error.replace('\n', "\n    "))));
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, reason) in skipped {
             by_reason.entry(reason).or_default().push(name);
         }
-        for (reason, names) in by_reason {
-            println!("  skipped, {reason}: {}", names.join(", "));
-        }
+        lines.extend(by_reason.iter().map(|(reason, names)| format!("  skipped, {reason}: {}", names.join(", "))));
+        lines.join("\n") + "\n"
     }
 }
 

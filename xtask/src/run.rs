@@ -97,6 +97,12 @@ pub(crate) fn note(text: &str) {
     eprintln!("  {text}");
 }
 
+/// Prints what a command was asked for. Who reads no further, as `head` does, misses nothing that he wants.
+pub(crate) fn print(text: &str) {
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
 /// Seconds and minutes as people read them.
 pub(crate) fn human(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{namespaces::NODE_ADDRESS, state::State};
 use crate::run;
@@ -85,9 +85,13 @@ impl State {
         self.start("kube-apiserver", &self.kube.join("kube-apiserver"), &args)
     }
 
+    fn wait_api_server(&self) -> Result<()> {
+        self.wait("kube-apiserver", READY, || Ok(self.ask("/readyz").is_ok()))
+    }
+
     /// Starts controller manager and scheduler, which end when there is no API server.
     pub(super) fn start_controllers(&self) -> Result<()> {
-        self.wait("kube-apiserver", READY, || Ok(self.ask("/readyz").is_ok()))?;
+        self.wait_api_server()?;
         let common = |name: &str| {
             let kubeconfig = self.kubeconfig(name).display().to_string();
             let names = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
@@ -116,6 +120,25 @@ impl State {
         self.wait("kube-scheduler", READY, || Ok(self.fetch("admin", &format!("{SCHEDULER}/readyz"), true).is_ok()))
     }
 
+    /// Makes etcd and the API server forget the past: who watched from an older version, and was away, is answered 410.
+    ///
+    /// # Errors
+    /// One of them does not answer.
+    pub(super) fn compact(&self) -> Result<()> {
+        let post = |path: &str, body: &Value| -> Result<Value> {
+            let mut curl = self.curl("apiserver-etcd", &format!("{ETCD}/v3/kv/{path}"))?;
+            let answer = run::read(curl.args(["--data", &body.to_string()]))?;
+            serde_json::from_str(&answer).with_context(|| format!("etcd says {answer}"))
+        };
+        // Any key will do: each answer tells the revision. Keys are in base64.
+        let revision = post("range", &json!({"key": "AA=="}))?["header"]["revision"].clone();
+        post("compaction", &json!({"revision": revision, "physical": true}))?;
+        // The API server answers from its own memory of events as long as it lives.
+        self.find("kube-apiserver").context("kube-apiserver does not run")?.end("KILL")?;
+        self.start_api_server()?;
+        self.wait_api_server()
+    }
+
     /// Options that name files of the certificates' folder.
     fn files(&self, options: &[(&str, &str)]) -> Vec<String> {
         options.iter().map(|(option, file)| format!("--{option}={}", self.pki(file).display())).collect()
@@ -135,11 +158,15 @@ impl State {
 
     /// What a server inside says to the holder of a certificate.
     fn fetch(&self, client: &str, url: &str, is_self_signed: bool) -> Result<String> {
-        let mut curl: Command = self.inside(Path::new("curl"))?;
-        curl.args(["-sS", "--fail", "--max-time", "10"]).args(is_self_signed.then_some("--insecure"));
-        curl.arg("--cacert").arg(self.pki("ca.crt"));
+        let mut curl = self.curl(client, url)?;
+        run::read(curl.args(is_self_signed.then_some("--insecure")))
+    }
+
+    fn curl(&self, client: &str, url: &str) -> Result<Command> {
+        let mut curl = self.inside(Path::new("curl"))?;
+        curl.args(["-sS", "--fail", "--max-time", "10"]).arg("--cacert").arg(self.pki("ca.crt"));
         curl.arg("--cert").arg(self.pki(&format!("{client}.crt")));
         curl.arg("--key").arg(self.pki(&format!("{client}.key"))).arg(url);
-        run::read(&mut curl)
+        Ok(curl)
     }
 }

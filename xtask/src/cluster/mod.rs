@@ -57,6 +57,8 @@ enum Verb {
     Exec(Words),
     /// Build the agent and give its image to the node, or give it image files (OCI or docker save).
     Load(Load),
+    /// Forget the past of all objects, so that who watches from an older version is answered 410 (Gone).
+    Compact,
     /// End some of the programs, to see what becomes of the others; `up` starts them again.
     Stop {
         /// Their names, as `status` shows them.
@@ -108,10 +110,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Verb::Down => down(),
         Verb::Status => {
-            ensure!(
-                running()?.show()?,
-                "not all is well with the cluster: `cargo xtask cluster up` starts what is missing"
-            );
+            let (text, all_good) = running()?.describe();
+            run::print(&text);
+            ensure!(all_good, "not all is well with the cluster: `cargo xtask cluster up` starts what is missing");
             Ok(())
         }
         Verb::Kubectl(Words { words }) => {
@@ -123,6 +124,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Err(running()?.inside(Path::new(program))?.args(words).exec().into())
         }
         Verb::Load(args) => load(args),
+        Verb::Compact => {
+            let _lock = state::lock()?;
+            running()?.compact()
+        }
         Verb::Stop { programs, kill } => stop(programs, if *kill { "KILL" } else { "TERM" }),
     }
 }

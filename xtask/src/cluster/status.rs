@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{groups, node, state::State};
+use super::{groups, node, processes::Process, state::State};
 
 /// The cluster's programs, in the order in which they are started.
 const PROGRAMS: [&str; 7] =
@@ -19,57 +19,45 @@ pub(super) fn programs() -> &'static [&'static str] {
 }
 
 impl State {
-    /// Prints everything; says whether all programs run and the node is ready.
-    pub(super) fn show(&self) -> Result<bool> {
-        println!("cluster of {}, in {}", self.checkout.display(), self.run.display());
+    /// Everything as text, and whether all programs run and the node is ready.
+    pub(super) fn describe(&self) -> (String, bool) {
+        let mut lines = vec![format!("cluster of {}, in {}\n", self.checkout.display(), self.run.display())];
+        lines.push(format!("{:<26} {:>8} {:>8}  log", "program", "pid", "MiB"));
         let mut all_good = true;
-        println!("\n{:<26} {:>8} {:>8}  log", "program", "pid", "MiB");
         for name in PROGRAMS {
-            let log = self.log(name);
-            match self.find(name) {
-                Some(process) => {
-                    let memory = process.memory().map_or("-".to_owned(), |mib| mib.to_string());
-                    println!("{name:<26} {:>8} {memory:>8}  {}", process.id, log.display());
-                }
-                None => {
-                    all_good = false;
-                    println!("{name:<26} {:>8} {:>8}  {}", "-", "-", log.display());
-                }
-            }
+            let process = self.find(name);
+            all_good &= process.is_some();
+            let id = process.map_or("-".to_owned(), |process| process.id.to_string());
+            let memory = process.and_then(Process::memory).map_or("-".to_owned(), |mib| mib.to_string());
+            lines.push(format!("{name:<26} {id:>8} {memory:>8}  {}", self.log(name).display()));
         }
         if let Some(bytes) = groups::memory(&self.groups) {
-            println!("{:<26} {:>8} {:>8}  page cache included", "all, pods too", "", bytes / MIB);
+            lines.push(format!("{:<26} {:>8} {:>8}  page cache included", "all, pods too", "", bytes / MIB));
         }
-        match self.objects() {
+        lines.push(String::new());
+        match self.describe_objects(&mut lines) {
             Ok(is_ready) => all_good &= is_ready,
             Err(error) => {
                 all_good = false;
-                println!("\nthe API server does not answer: {error:#}");
+                lines.push(format!("the API server does not answer: {error:#}"));
             }
         }
-        Ok(all_good)
+        (lines.join("\n") + "\n", all_good)
     }
 
-    /// Prints what the API server knows; says whether the node is ready.
-    fn objects(&self) -> Result<bool> {
+    /// What the API server knows; says whether the node is ready.
+    fn describe_objects(&self, lines: &mut Vec<String>) -> Result<bool> {
         let nodes = self.api("/api/v1/nodes")?;
         let mut is_ready = false;
-        println!();
         for node in items(&nodes) {
             is_ready = node::is_ready(node);
             let mark = if is_ready { "ready" } else { "not ready" };
-            let info = &node["status"]["nodeInfo"];
-            println!(
-                "node {}: {mark}, {}, {}",
-                text(&node["metadata"]["name"]),
-                text(&info["kubeletVersion"]),
-                text(&info["containerRuntimeVersion"])
-            );
+            let (name, info) = (text(&node["metadata"]["name"]), &node["status"]["nodeInfo"]);
+            let versions = ["kubeletVersion", "containerRuntimeVersion"].map(|field| text(&info[field]));
+            lines.push(format!("node {name}: {mark}, {}", versions.join(", ")));
         }
-        match self.installed_crds()? {
-            Some(installed) => println!("{installed}"),
-            None => println!("no Gateway API"),
-        }
+        let installed = self.installed_crds()?;
+        lines.push(installed.map_or("no Gateway API".to_owned(), |installed| installed.to_string()));
         let pods = self.api("/api/v1/pods")?;
         let mut count: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
         for pod in items(&pods) {
@@ -77,10 +65,8 @@ impl State {
             *all += 1;
             *ready += usize::from(node::is_ready(pod));
         }
-        println!("pods: {} in all", count.values().map(|[_, all]| all).sum::<usize>());
-        for (namespace, [ready, all]) in count {
-            println!("  {namespace}: {ready} of {all} ready");
-        }
+        lines.push(format!("pods: {} in all", count.values().map(|[_, all]| all).sum::<usize>()));
+        lines.extend(count.iter().map(|(namespace, [ready, all])| format!("  {namespace}: {ready} of {all} ready")));
         Ok(is_ready)
     }
 }

@@ -26,10 +26,10 @@ const CGROUP: &str = "TIDEGATE_PACKETS_CGROUP";
 const DIALS: &str = "TIDEGATE_PACKETS_DIALS";
 
 /// A cgroup of the test's own.
-struct Cgroup(PathBuf);
+pub(crate) struct Cgroup(pub(crate) PathBuf);
 
 impl Cgroup {
-    fn new(bed: &Bed, name: &str) -> Self {
+    pub(crate) fn new(bed: &Bed, name: &str) -> Self {
         let features = probe(&bed.config.bpffs).expect("this host can run the kernel tier");
         let path = features.cgroup2.join(format!("{}-{name}", bed.config.instance));
         fs::create_dir(&path).expect("making a cgroup");
@@ -327,7 +327,7 @@ fn a_socket_from_the_agent_takes_a_worker_nowhere_else() {
 }
 
 /// The cgroup of this process.
-fn own_cgroup(bed: &Bed) -> PathBuf {
+pub(crate) fn own_cgroup(bed: &Bed) -> PathBuf {
     let features = probe(&bed.config.bpffs).expect("this host can run the kernel tier");
     let text = fs::read_to_string("/proc/self/cgroup").expect("proc(5)");
     let own = text.lines().find_map(|line| line.strip_prefix("0::/")).expect("a group of version 2");

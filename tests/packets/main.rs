@@ -8,6 +8,7 @@ mod cookie;
 mod fixtures;
 mod frame;
 mod guard;
+mod kill;
 mod limits;
 mod lists;
 mod martian;

@@ -61,11 +61,26 @@ fn to_fd(result: libc::c_long) -> OwnedFd {
 /// Runs the program that a pinned XDP link runs now on a frame, whoever has loaded it; returns the action.
 pub(crate) fn run_attached(link: &Path, frame: &[u8], ifindex: u32) -> u32 {
     let link = open_pin(link);
+    std::iter::repeat_with(|| try_run_attached(&link, frame, ifindex))
+        .flatten()
+        .next()
+        .expect("it goes on until there is one")
+}
+
+fn try_run_attached(link: &OwnedFd, frame: &[u8], ifindex: u32) -> Option<u32> {
     // struct bpf_link_info: type, id, prog_id, …
     let mut info = [0u32; 16];
     let words = size_of_val(&info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut [link.as_raw_fd() as u64 | words << 32, info.as_mut_ptr() as u64]);
-    let program = to_fd(bpf(BPF_PROG_GET_FD_BY_ID, &mut [info[2].into(), 0]));
+    let mut by_id = [u64::from(info[2]), 0];
+    // SAFETY: the kernel reads the words.
+    let program =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_GET_FD_BY_ID, by_id.as_mut_ptr(), size_of_val(&by_id)) };
+    if program < 0 {
+        // Another one took its place meanwhile, and it is gone.
+        return None;
+    }
+    let program = to_fd(program);
     // struct xdp_md with data_end and ingress_ifindex.
     let mut context = [0u32, frame.len() as u32, 0, ifindex, 0, 0];
     let mut attr = [0u64; 10];
@@ -76,7 +91,7 @@ pub(crate) fn run_attached(link: &Path, frame: &[u8], ifindex: u32) -> u32 {
     attr[5] = size_of_val(&context) as u64;
     attr[6] = context.as_mut_ptr() as u64;
     bpf(BPF_PROG_TEST_RUN, &mut attr);
-    (attr[0] >> 32) as u32
+    Some((attr[0] >> 32) as u32)
 }
 
 /// Opens a socket of any kind.
@@ -96,4 +111,45 @@ pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as the address has.
     let result = unsafe { libc::connect(socket.as_raw_fd(), &nowhere, size_of_val(&nowhere) as libc::socklen_t) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Runs code in a copy of this process and returns its process id. What the code returns is the exit code; a panic is 101.
+///
+/// The copy has this thread only, and whatever the others hold locked stays locked in it: the code must not print through
+/// `std` nor use what other threads may be initializing.
+pub(crate) fn fork(code: impl FnOnce() -> i32) -> nix::unistd::Pid {
+    // SAFETY: see above; glibc makes its allocator usable in the copy.
+    match unsafe { nix::unistd::fork() }.expect("a copy of this process") {
+        nix::unistd::ForkResult::Parent { child } => child,
+        nix::unistd::ForkResult::Child => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).unwrap_or(101);
+            // SAFETY: ends the copy at once, without the exit handlers of the process that it was copied from.
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+/// Writes to standard error from a copy of this process.
+pub(crate) fn complain(text: &str) {
+    // SAFETY: the bytes live through the call.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+}
+
+/// The system call that a traced process is about to make, with its first argument; `None` when it returns from one.
+pub(crate) fn entered(process: nix::unistd::Pid) -> Option<(i64, u64)> {
+    let info = nix::sys::ptrace::syscall_info(process).expect("it is stopped at a system call");
+    // SAFETY: the operation says which member of the union the kernel has filled.
+    (info.op == libc::PTRACE_SYSCALL_INFO_ENTRY).then(|| unsafe { (info.u.entry.nr as i64, info.u.entry.args[0]) })
+}
+
+/// Segments that the peer of a connection did not acknowledge in time and that were sent again, the first SYN among them.
+pub(crate) fn retransmits(socket: BorrowedFd<'_>) -> u32 {
+    // SAFETY: every bit pattern is a tcp_info.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let at = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most `length` bytes of `info`.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut length) };
+    assert!(result == 0, "TCP_INFO: {}", io::Error::last_os_error());
+    info.tcpi_total_retrans
 }

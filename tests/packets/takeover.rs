@@ -28,7 +28,7 @@ fn links(config: &KernelConfig) -> Vec<String> {
 }
 
 /// The same programs but for one constant (the largest header offset), as a next version would have them.
-fn changed_object(config: &KernelConfig) -> &'static [u8] {
+pub(crate) fn changed_object(config: &KernelConfig) -> &'static [u8] {
     let mut object = config.object.to_vec();
     // Instructions are eight bytes, the constant is the last four; all sections of programs are aligned to eight.
     let mut changed = 0;

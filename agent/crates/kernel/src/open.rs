@@ -153,6 +153,8 @@ impl Kernel {
     /// Gives new maps their name, now that they are filled, and moves links to the programs that judge by them.
     pub(crate) fn commit_programs(&mut self) -> Result<(), KernelError> {
         if self.is_uncommitted {
+            // The pinned programs use other maps than those that this makes the ones to take over.
+            self.pins.unmark_object()?;
             // From here on the next agent takes these maps as filled, and moves what links are still to be moved.
             self.pins.commit_maps()?;
             self.update_links()?;

@@ -134,7 +134,7 @@ impl Pins {
         Ok(names)
     }
 
-    /// Whether every program is pinned and comes of this object. The kernel that has verified them is the same: pins do not
+    /// Whether every program is pinned, comes of this object and uses the maps that are taken over. The kernel that has verified them is the same: pins do not
     /// outlive it.
     pub(crate) fn has_object(&self, object: ObjectHash) -> bool {
         self.mark(object).exists()

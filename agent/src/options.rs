@@ -207,7 +207,7 @@ impl RunOptions {
 }
 
 /// The name becomes a folder of bpffs and of the cgroup tree: a DNS label is safe in both.
-fn parse_instance(text: &str) -> Result<String, String> {
+pub fn parse_instance(text: &str) -> Result<String, String> {
     let is_label = !text.is_empty()
         && text.len() <= 63
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')

@@ -68,6 +68,9 @@ pub struct TierState {
     pub is_on: bool,
     /// What is missing or not enforced on this host, with the mend; empty when nothing is.
     pub degraded: Vec<String>,
+    /// What is wrong now and cannot be put right by the agent, with the mend; looked for every few seconds.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// One domain: what it wants and what is really applied.

@@ -16,10 +16,14 @@ use tidegate_kernel::KernelConfig;
 
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `attr` is the part of `union bpf_attr` that the command reads.
 fn bpf<const WORDS: usize>(command: libc::c_long, attr: &mut [u64; WORDS]) -> libc::c_long {
@@ -152,4 +156,49 @@ pub(crate) fn retransmits(socket: BorrowedFd<'_>) -> u32 {
     let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut length) };
     assert!(result == 0, "TCP_INFO: {}", io::Error::last_os_error());
     info.tcpi_total_retrans
+}
+
+/// Loads an XDP program of somebody else's, which passes everything.
+pub(crate) fn load_neighbour(name: &str) -> OwnedFd {
+    const XDP: u64 = 6;
+    // r0 = XDP_PASS; exit
+    let code: [u64; 2] = [0x0000_0002_0000_00b7, 0x95];
+    let mut attr = [0u64; 9];
+    attr[0] = XDP | (code.len() as u64) << 32;
+    attr[1] = code.as_ptr() as u64;
+    attr[2] = c"GPL".as_ptr() as u64;
+    let mut text = [0u8; 16];
+    text[..name.len()].copy_from_slice(name.as_bytes());
+    for (word, bytes) in attr[6..8].iter_mut().zip(text.chunks_exact(8)) {
+        *word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+    }
+    to_fd(bpf(BPF_PROG_LOAD, &mut attr))
+}
+
+/// Attaches a program to a NIC in the driver; it stays as long as the descriptor.
+pub(crate) fn attach_neighbour(program: BorrowedFd<'_>, ifindex: u32) -> OwnedFd {
+    const XDP: u64 = 37;
+    const DRIVER_MODE: u64 = 1 << 2;
+    let program = program.as_raw_fd() as u64;
+    to_fd(bpf(BPF_LINK_CREATE, &mut [program | u64::from(ifindex) << 32, XDP | DRIVER_MODE << 32]))
+}
+
+/// Pins an object.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no zero byte in a path");
+    bpf(BPF_OBJ_PIN, &mut [path.as_ptr() as u64, object.as_raw_fd() as u64]);
+}
+
+/// Ends a pinned link while others hold it, as `bpftool link detach` does.
+pub(crate) fn detach_link(pin: &Path) {
+    let link = open_pin(pin);
+    bpf(BPF_LINK_DETACH, &mut [link.as_raw_fd() as u64]);
+}
+
+/// Id of the program or map behind a descriptor: the second word of its info.
+pub(crate) fn id_of(object: BorrowedFd<'_>) -> u32 {
+    let mut info = [0u32; 2];
+    let words = size_of_val(&info) as u64;
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut [object.as_raw_fd() as u64 | words << 32, info.as_mut_ptr() as u64]);
+    info[1]
 }

@@ -270,7 +270,7 @@ fn detach_all_ends_every_verdict_of_an_instance_and_of_no_other() {
         let (mut other_kernel, _) = Kernel::open(&other).expect("opening another");
         other_kernel.attach_interface(bed.lan).expect("attaching");
         let refused = other_kernel.attach_interface(bed.wan).expect_err("one XDP program a NIC");
-        assert!(refused.to_string().contains("another XDP program is attached"), "{refused}");
+        assert!(refused.to_string().contains("has another XDP program"), "{refused}");
         detach_all(&bed.config.bpffs, &bed.config.instance).expect("detaching");
         other_kernel.attach_interface(bed.wan).expect("the place is free");
         detach_all(&bed.config.bpffs, &other.instance).expect("detaching");

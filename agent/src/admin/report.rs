@@ -14,7 +14,7 @@ use tidegate_model::ObjectName;
 use crate::{
     resolver::Resolved,
     source::SourceStatus,
-    state::{Attach, DomainState, Readiness, State, TierState},
+    state::{Attach, DomainState, InterfaceState, Readiness, State, TierState},
 };
 
 /// Everything that the agent says of itself.
@@ -201,6 +201,11 @@ impl StatusReport {
         for (reference, status) in state.translator.borrow().statuses() {
             report.push_object(reference, status);
         }
+        for object in report.objects.iter_mut().filter(|object| object.kind == "TrafficDomain") {
+            if let Some((_, domain)) = domains.iter().find(|(name, _)| name.as_str() == object.name) {
+                object.conditions.extend(interfaces_condition(domain));
+            }
+        }
         for gateway in &mut report.gateways {
             let served = domains.iter().find(|(_, domain)| serves(domain, &gateway.name));
             gateway.domain = served.map(|(name, _)| name.to_string());
@@ -307,6 +312,39 @@ impl GatewayReport {
             }
         }
     }
+}
+
+/// Whether every NIC of a domain judges packets in its driver: the condition `InterfacesNative` of its TrafficDomain, whose
+/// reason is the worst of what its NICs do. A NIC that judges in the stack is slower and judges the same.
+fn interfaces_condition(domain: &DomainState) -> Option<ConditionReport> {
+    let rank = |interface: &&InterfaceState| match interface.attach {
+        Attach::Native => 0,
+        Attach::Generic => 1,
+        Attach::Off => 2,
+        Attach::Missing => 3,
+        Attach::Failed(_) => 4,
+    };
+    let worst = domain.interfaces.iter().max_by_key(rank)?;
+    let (reason, message) = match &worst.attach {
+        Attach::Native => ("Native", "packets are judged in the drivers".to_owned()),
+        Attach::Generic => (
+            "Generic",
+            "the driver has no XDP (or not with its settings, such as a large MTU): the same verdicts at a higher cost"
+                .to_owned(),
+        ),
+        Attach::Off => ("Off", "--kernel=off".to_owned()),
+        Attach::Missing => ("Missing", "there is no interface of that name".to_owned()),
+        Attach::Failed(error) => ("Refused", error.clone()),
+    };
+    let is_native = worst.attach == Attach::Native;
+    Some(ConditionReport {
+        type_: "InterfacesNative".to_owned(),
+        status: is_native,
+        reason: reason.to_owned(),
+        message: if is_native { message } else { format!("{}: {message}", worst.name) },
+        is_good: is_native,
+        observed_generation: None,
+    })
 }
 
 /// Conditions as they are reported.

@@ -1,6 +1,7 @@
 //! The command line: what there is to say and where it goes. Each command lives in its own module; `run`, `agent` and
 //! `worker` are processes and live in `init`, `app` and the proxy's crate.
 
+mod bpf;
 mod client;
 mod explain;
 mod logging;
@@ -56,6 +57,8 @@ enum Command {
     Explain(explain::ExplainOptions),
     /// Show the verdicts of the kernel tier: a summary, or each sampled one as it comes
     Verdicts(verdicts::VerdictOptions),
+    /// Show or remove what instances have in the kernel, with or without an agent
+    Bpf(bpf::BpfOptions),
     /// Print version and commit
     Version(version::VersionOptions),
     /// The agent process; started by init
@@ -111,6 +114,7 @@ pub fn run_command_line() -> anyhow::Result<ExitCode> {
         Command::Status(options) => status::run_status(&options),
         Command::Explain(options) => explain::run_explain(&options),
         Command::Verdicts(options) => verdicts::run_verdicts(&options),
+        Command::Bpf(options) => bpf::run_bpf(&options),
         Command::Version(options) => Ok(version::run_version(&options)),
     }
 }

@@ -26,6 +26,7 @@ fn print_report(report: &StatusReport) {
     );
     print_list("waiting for", &report.readiness.waiting);
     print_list("not enforced on this host", &report.kernel.degraded);
+    print_list("kernel tier", &report.kernel.problems);
 
     print_table("Domains", domains(report));
     for domain in &report.domains {

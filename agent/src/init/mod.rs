@@ -354,10 +354,15 @@ impl Init {
     }
 }
 
+/// Abstract name of the socket that an instance's init holds as its lock.
+pub fn lock_name(instance: &str) -> String {
+    format!("tidegate/{instance}")
+}
+
 /// Makes sure that this network namespace has no other init of this instance: it would take away what the other one judges
 /// by. An abstract socket leaves no file behind and is gone with its process, however that ends.
 fn lock_instance(instance: &str) -> anyhow::Result<Option<UnixListener>> {
-    let name = SocketAddr::from_abstract_name(format!("tidegate/{instance}")).context("name of the instance's lock")?;
+    let name = SocketAddr::from_abstract_name(lock_name(instance)).context("name of the instance's lock")?;
     match UnixListener::bind_addr(&name) {
         Ok(lock) => Ok(Some(lock)),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),

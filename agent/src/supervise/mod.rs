@@ -41,6 +41,7 @@ use crate::{
         link::{LinkNews, Links},
     },
     state::{Request, State},
+    tier,
 };
 
 use self::{
@@ -55,6 +56,10 @@ pub use node::DRAIN_DEADLINE;
 /// How long a worker may take to answer a scrape: less than Prometheus' default timeout of 10 s by far, so that a hung
 /// worker does not hide the others.
 const SCRAPE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How often is looked whether somebody has taken away what the kernel tier has pinned and attached: some hundred system
+/// calls, and less time than anybody needs to notice.
+const UPKEEP: Duration = Duration::from_secs(2);
 
 /// What supervision is told.
 pub enum Command {
@@ -162,6 +167,8 @@ struct Supervisor {
 impl Supervisor {
     async fn run(mut self, mut channels: Channels) -> Result<(), SuperviseError> {
         let mut settled = self.node.is_settled.subscribe();
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 news = channels.from_init.recv() => match news {
@@ -182,6 +189,7 @@ impl Supervisor {
                     }
                 }
                 Some(ended) = self.running.join_next() => self.ended(&ended?),
+                _ = upkeep.tick() => self.keep_up(),
                 Ok(()) = settled.changed() => self.settle().await,
             }
             if self.is_stopping && self.tasks.is_empty() {
@@ -294,6 +302,18 @@ impl Supervisor {
         for task in self.tasks.values() {
             let _ = task.send(DomainMessage::Links);
         }
+    }
+
+    fn keep_up(&self) {
+        let state = &self.node.state;
+        let kept = state.kernel.borrow_mut().kernel().map(tier::KernelTier::keep_up);
+        let Some((problems, has_lost_interface)) = kept else { return };
+        if has_lost_interface {
+            self.links_changed();
+        }
+        let known = &mut state.tier.borrow_mut().problems;
+        problems.iter().filter(|problem| !known.contains(problem)).for_each(|problem| error!("{problem}"));
+        *known = problems;
     }
 
     /// Asks all workers at once; each has until the deadline.

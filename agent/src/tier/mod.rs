@@ -17,7 +17,7 @@ use tidegate_kernel::{
     ApplyFailure, AttachMode, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, SampleLosses, Verdict,
 };
 use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     net::link::Attachment,
@@ -157,11 +157,17 @@ impl KernelTier {
         }
         self.attach();
         let interfaces = update.interfaces.iter().map(|(name, attachment)| self.interface_state(name, *attachment));
+        let interfaces: Vec<InterfaceState> = interfaces.collect();
         let failures = self.failures.get(&id).map(Vec::as_slice).unwrap_or_default();
+        // A NIC that refuses is a failure like others: it is asked again until it does not.
+        let refusals = interfaces.iter().filter_map(|interface| match &interface.attach {
+            Attach::Failed(error) => Some(error.clone()),
+            _ => None,
+        });
         UpdateOutcome {
             is_deferred: self.is_held,
-            interfaces: interfaces.collect(),
-            failures: failures.iter().map(ToString::to_string).collect(),
+            failures: failures.iter().map(ToString::to_string).chain(refusals).collect(),
+            interfaces,
             unreachable: find_unreachable(failures, update.frontends),
         }
     }
@@ -184,6 +190,17 @@ impl KernelTier {
             info!(ifindex, "interface is gone");
             self.attached.remove(&ifindex);
         }
+    }
+
+    /// Puts back what somebody else has taken away. Returns what cannot be put back, and whether a NIC is among it: then the
+    /// domains are to ask for theirs again.
+    pub fn keep_up(&mut self) -> (Vec<String>, bool) {
+        let upkeep = self.kernel.keep_up();
+        upkeep.repaired.iter().for_each(|repaired| warn!("put back: {repaired}"));
+        let attached = self.kernel.attached();
+        let count = self.attached.len();
+        self.attached.retain(|ifindex, outcome| outcome.is_err() || attached.contains_key(ifindex));
+        (upkeep.problems, self.attached.len() < count)
     }
 
     /// Every counter of the kernel tier that is not zero.
@@ -239,7 +256,8 @@ impl KernelTier {
                 let attached = self.kernel.attach_interface(*ifindex).map_err(|error| error.to_string());
                 match &attached {
                     Ok(mode) => info!(ifindex, ?mode, "admit attached"),
-                    Err(error) => warn!(ifindex, "cannot attach admit: {error}"),
+                    // Said by the domains that want it, once.
+                    Err(error) => debug!(ifindex, "cannot attach admit: {error}"),
                 }
                 self.attached.insert(*ifindex, attached);
             }

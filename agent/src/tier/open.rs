@@ -39,7 +39,7 @@ pub fn open(options: &RunOptions) -> Result<Opened, Refusal> {
     match open_kernel(options) {
         Ok((tier, samples, warnings)) => {
             warnings.iter().for_each(|warning| warn!("{warning}"));
-            let state = TierState { is_on: true, degraded: warnings };
+            let state = TierState { is_on: true, degraded: warnings, problems: Vec::new() };
             Ok(Opened { tier: Tier::On(Box::new(tier)), state, samples })
         }
         Err(missing) if options.kernel == KernelOption::Require => Err(Refusal(missing)),
@@ -52,7 +52,7 @@ pub fn open(options: &RunOptions) -> Result<Opened, Refusal> {
 }
 
 fn off(degraded: Vec<String>) -> Opened {
-    Opened { tier: Tier::Off, state: TierState { is_on: false, degraded }, samples: None }
+    Opened { tier: Tier::Off, state: TierState { is_on: false, degraded, problems: Vec::new() }, samples: None }
 }
 
 type Kit = (KernelTier, Option<Samples>, Vec<String>);

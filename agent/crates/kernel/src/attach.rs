@@ -20,7 +20,7 @@ use tidegate_model::DomainId;
 use crate::{
     Kernel, KernelError,
     desired::AppliedReport,
-    interfaces::interface_name,
+    interfaces::{describe_program, find_xdp, interface_name},
     pins::{pin_error, remove_link},
     programs::ProgramName,
     sys::{self, LinkInfo},
@@ -50,7 +50,7 @@ impl fmt::Display for AttachMode {
 
 /// What the name of a link's pin says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LinkName {
+pub(crate) enum LinkName {
     Xdp { ifindex: u32, mode: AttachMode },
     Steer,
     Guard { domain: u32, cgroup: u64, program: ProgramName },
@@ -58,7 +58,7 @@ enum LinkName {
 }
 
 impl LinkName {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         if text == "steer" {
             return Some(Self::Steer);
         }
@@ -78,7 +78,25 @@ impl LinkName {
         Some(Self::Guard { domain, cgroup, program })
     }
 
-    fn program(self) -> ProgramName {
+    /// Whether a link of this name hangs on the right thing.
+    fn is_target(self, target: u64) -> bool {
+        match self {
+            Self::Xdp { ifindex, .. } => target == u64::from(ifindex),
+            // Which namespace is looked at when it is attached.
+            Self::Steer => target != 0,
+            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } => target == cgroup,
+        }
+    }
+
+    /// Id of the cgroup that it hangs on.
+    pub(crate) fn cgroup(self) -> Option<u64> {
+        match self {
+            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } => Some(cgroup),
+            Self::Xdp { .. } | Self::Steer => None,
+        }
+    }
+
+    pub(crate) fn program(self) -> ProgramName {
         match self {
             Self::Xdp { .. } => ProgramName::Admit,
             Self::Steer => ProgramName::Steer,
@@ -114,16 +132,25 @@ impl Kernel {
             // What is in the way of the native mode only: no driver support, or a setting (such as a large MTU or LRO) that
             // the driver does not take together with it.
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENODEV | libc::EPERM)) => {
-                let link =
-                    create(sys::XDP_GENERIC).map_err(|source| attach_error(ProgramName::Admit, ifindex, source))?;
-                (link, AttachMode::Generic)
+                (create(sys::XDP_GENERIC).map_err(|error| self.explain_refusal(ifindex, error))?, AttachMode::Generic)
             }
-            Err(source) => return Err(attach_error(ProgramName::Admit, ifindex, source)),
+            Err(error) => return Err(self.explain_refusal(ifindex, error)),
         };
-        self.pin_link(&link, LinkName::Xdp { ifindex, mode })?;
+        self.pin_link(link, LinkName::Xdp { ifindex, mode })?;
         self.attached.insert(ifindex, mode);
         self.lead_admitting(&mut AppliedReport::default());
         Ok(mode)
+    }
+
+    /// Why `admit` could not be attached. Another program there is never replaced: it is named.
+    fn explain_refusal(&self, ifindex: u32, source: io::Error) -> KernelError {
+        let target = interface_name(ifindex);
+        match find_xdp(ifindex) {
+            Ok(Some(id)) if source.raw_os_error() == Some(libc::EBUSY) => {
+                KernelError::Occupied { target, program: describe_program(self.pins.bpffs(), id) }
+            }
+            _ => KernelError::Attach { program: ProgramName::Admit.as_str(), target, source },
+        }
     }
 
     /// Takes `admit` off a NIC, which may be gone already. Connections that come in there are judged by `steer` from now on.
@@ -134,7 +161,7 @@ impl Kernel {
         let Some(mode) = self.attached.remove(&ifindex) else { return Ok(()) };
         // First nothing relies on `admit` there, then it goes.
         self.lead_admitting(&mut AppliedReport::default());
-        remove_link(&self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string()))
+        self.end_link(&LinkName::Xdp { ifindex, mode }.to_string())
     }
 
     /// Where `admit` runs, by interface index.
@@ -149,8 +176,7 @@ impl Kernel {
     pub fn sweep_interfaces(&mut self) -> Result<Vec<u32>, KernelError> {
         let mut gone = Vec::new();
         for (&ifindex, &mode) in &self.attached {
-            let pin = self.pins.link(&LinkName::Xdp { ifindex, mode }.to_string());
-            if open_link(&pin)?.is_none_or(|(_, info)| info.target == 0) {
+            if self.find_link(&LinkName::Xdp { ifindex, mode }.to_string())?.is_none() {
                 gone.push(ifindex);
             }
         }
@@ -168,18 +194,17 @@ impl Kernel {
         let file_error = |source| KernelError::File { path: PathBuf::from(NETNS), source };
         let netns = fs::File::open(NETNS).map_err(file_error)?;
         let inode = netns.metadata().map_err(file_error)?.ino();
-        let pin = self.pins.link(&LinkName::Steer.to_string());
-        if let Some((_, info)) = open_link(&pin)? {
+        if let Some(info) = self.find_link(&LinkName::Steer.to_string())? {
             if info.target == inode {
                 return Ok(());
             }
-            remove_link(&pin)?;
+            self.end_link(&LinkName::Steer.to_string())?;
         }
         let program = ProgramName::Steer;
         let target = netns.as_fd().as_raw_fd() as u32;
         let link = sys::create_link(self.program(program), target, program.attach_type(), 0)
             .map_err(|source| KernelError::Attach { program: program.as_str(), target: NETNS.to_owned(), source })?;
-        self.pin_link(&link, LinkName::Steer)
+        self.pin_link(link, LinkName::Steer)
     }
 
     /// Guards a worker's cgroup: from now on its processes dial only what their domain may. Does nothing where it does so
@@ -193,6 +218,7 @@ impl Kernel {
         for program in ProgramName::GUARDS {
             self.attach_cgroup(LinkName::Guard { domain: domain.0, cgroup: id, program }, &folder, cgroup)?;
         }
+        self.guarded.insert(cgroup.to_owned(), Some(domain));
         Ok(())
     }
 
@@ -208,27 +234,27 @@ impl Kernel {
         }
         for text in self.pins.link_names()? {
             if matches!(LinkName::parse(&text), Some(LinkName::Borrowed { cgroup, .. }) if cgroup != id) {
-                remove_link(&self.pins.link(&text))?;
+                self.end_link(&text)?;
             }
         }
+        self.guarded.retain(|_, domain| domain.is_some());
+        self.guarded.insert(cgroup.to_owned(), None);
         Ok(())
     }
 
-    fn attach_cgroup(&self, link_name: LinkName, folder: &fs::File, path: &Path) -> Result<(), KernelError> {
+    fn attach_cgroup(&mut self, link_name: LinkName, folder: &fs::File, path: &Path) -> Result<(), KernelError> {
         let (LinkName::Guard { cgroup: id, program, .. } | LinkName::Borrowed { cgroup: id, program }) = link_name
         else {
             return Ok(());
         };
-        let pin = self.pins.link(&link_name.to_string());
-        if open_link(&pin)?.is_some_and(|(_, info)| info.target == id) {
+        if self.find_link(&link_name.to_string())?.is_some_and(|info| info.target == id) {
             return Ok(());
         }
-        remove_link(&pin)?;
         let target = folder.as_fd().as_raw_fd() as u32;
         let link = sys::create_link(self.program(program), target, program.attach_type(), 0).map_err(|source| {
             KernelError::Attach { program: program.as_str(), target: path.display().to_string(), source }
         })?;
-        self.pin_link(&link, link_name)
+        self.pin_link(link, link_name)
     }
 
     /// Ends the guard on a worker's cgroup. A cgroup that is gone is no error: what is left of it is removed.
@@ -237,6 +263,7 @@ impl Kernel {
     /// When a pin cannot be read or removed.
     pub fn unwatch_cgroup(&mut self, cgroup: &Path) -> Result<(), KernelError> {
         let id = fs::metadata(cgroup).map(|metadata| metadata.ino()).ok();
+        self.guarded.remove(cgroup);
         self.remove_guards(|link, info| {
             info.target == 0 || matches!(link, LinkName::Guard { cgroup, .. } if Some(cgroup) == id)
         })
@@ -252,17 +279,17 @@ impl Kernel {
 
     /// Ends the guard on all cgroups of a domain.
     pub(crate) fn unwatch_domain(&mut self, id: DomainId) -> Result<(), KernelError> {
+        self.guarded.retain(|_, domain| *domain != Some(id));
         self.remove_guards(|link, _| matches!(link, LinkName::Guard { domain, .. } if domain == id.0))
     }
 
     fn remove_guards(&mut self, is_meant: impl Fn(LinkName, LinkInfo) -> bool) -> Result<(), KernelError> {
         for text in self.pins.link_names()? {
             let Some(link @ LinkName::Guard { cgroup, .. }) = LinkName::parse(&text) else { continue };
-            let pin = self.pins.link(&text);
-            let info = open_link(&pin)?.map_or(LinkInfo { program: 0, target: 0 }, |(_, info)| info);
+            let info = self.find_link(&text)?.unwrap_or(LinkInfo { program: 0, target: 0 });
             if is_meant(link, info) {
                 // The link first: a guard that no longer knows its cgroup refuses everything.
-                remove_link(&pin)?;
+                self.end_link(&text)?;
                 self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
             }
         }
@@ -273,20 +300,23 @@ impl Kernel {
     pub(crate) fn adopt_links(&mut self) -> Result<(), KernelError> {
         for text in self.pins.link_names()? {
             let pin = self.pins.link(&text);
-            let link = LinkName::parse(&text);
-            let info = open_link(&pin)?.map(|(_, info)| info);
-            match (link, info) {
-                (Some(LinkName::Xdp { ifindex, mode }), Some(info)) if info.target == u64::from(ifindex) => {
-                    self.attached.insert(ifindex, mode);
+            let Some(link) = LinkName::parse(&text) else {
+                remove_link(&pin)?;
+                continue;
+            };
+            match open_link(&pin)? {
+                Some((held, info)) if link.is_target(info.target) => {
+                    if let LinkName::Xdp { ifindex, mode } = link {
+                        self.attached.insert(ifindex, mode);
+                    }
+                    self.links.insert(text, held);
                 }
-                (Some(LinkName::Guard { cgroup, .. } | LinkName::Borrowed { cgroup, .. }), Some(info))
-                    if info.target == cgroup => {}
-                (Some(LinkName::Steer), Some(info)) if info.target != 0 => {}
-                (Some(LinkName::Guard { cgroup, .. }), _) => {
+                _ => {
                     remove_link(&pin)?;
-                    self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
+                    if let LinkName::Guard { cgroup, .. } = link {
+                        self.tables.remove_worker(cgroup).map_err(map_error(name::WORKERS))?;
+                    }
                 }
-                _ => remove_link(&pin)?,
             }
         }
         Ok(())
@@ -295,7 +325,7 @@ impl Kernel {
     /// Moves a link to the program loaded now; returns whether it ran another one.
     pub(crate) fn update_link(&mut self, text: &str) -> Result<bool, KernelError> {
         let Some(link_name) = LinkName::parse(text) else { return Ok(false) };
-        let Some((link, info)) = open_link(&self.pins.link(text))? else { return Ok(false) };
+        let (Some(link), Some(info)) = (self.links.get(text), self.find_link(text)?) else { return Ok(false) };
         let program = self.programs.find(link_name.program());
         if info.program == program.id {
             return Ok(false);
@@ -305,11 +335,30 @@ impl Kernel {
         Ok(true)
     }
 
-    fn pin_link(&self, link: &OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
-        let path = self.pins.link(&link_name.to_string());
+    fn pin_link(&mut self, link: OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
+        let name = link_name.to_string();
+        let path = self.pins.link(&name);
         // A link of that name hangs on something that is gone, or it would have been adopted.
         remove_link(&path)?;
-        sys::pin(link.as_fd(), &path).map_err(pin_error(&path))
+        sys::pin(link.as_fd(), &path).map_err(pin_error(&path))?;
+        self.links.insert(name, link);
+        Ok(())
+    }
+
+    /// What a link is; `None` when there is none of this name, or what it hung on is gone.
+    pub(crate) fn find_link(&self, name: &str) -> Result<Option<LinkInfo>, KernelError> {
+        let Some(link) = self.links.get(name) else { return Ok(None) };
+        let info = sys::link_info(link.as_fd()).map_err(pin_error(&self.pins.link(name)))?;
+        Ok((info.target != 0).then_some(info))
+    }
+
+    /// Ends a link and removes its pin.
+    pub(crate) fn end_link(&mut self, name: &str) -> Result<(), KernelError> {
+        if let Some(link) = self.links.remove(name) {
+            // A link that has ended already cannot be ended again.
+            let _ = sys::detach_link(link.as_fd());
+        }
+        remove_link(&self.pins.link(name))
     }
 }
 
@@ -321,17 +370,13 @@ fn open_cgroup(path: &Path) -> Result<(fs::File, u64), KernelError> {
     Ok((folder, id))
 }
 
-fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
+pub(crate) fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
     let link = match sys::open_pin(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(pin_error(pin))?,
     };
     let info = sys::link_info(link.as_fd()).map_err(pin_error(pin))?;
     Ok(Some((link, info)))
-}
-
-fn attach_error(program: ProgramName, ifindex: u32, source: io::Error) -> KernelError {
-    KernelError::Attach { program: program.as_str(), target: interface_name(ifindex), source }
 }
 
 #[cfg(test)]

@@ -58,6 +58,17 @@ pub enum KernelError {
         /// Why.
         source: io::Error,
     },
+    /// Another XDP program is on the NIC.
+    #[error(
+        "{target} has another XDP program, {program}, which is not replaced: frames are not judged there. Remove it (ip link \
+         set dev NIC xdp off, or bpftool link detach); the place is taken when it is gone"
+    )]
+    Occupied {
+        /// Interface.
+        target: String,
+        /// Its name and id.
+        program: String,
+    },
     /// A link could not be moved to another program.
     #[error("cannot update link {link}: {source}")]
     Update {
@@ -92,7 +103,7 @@ pub enum KernelError {
 
 fn mend(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => " (another XDP program is attached: see `ip link show` and remove it)",
+        Some(libc::EBUSY) => " (somebody else's program is attached there)",
         Some(libc::ENODEV) => " (the interface is gone)",
         Some(libc::EPERM) => " (needs CAP_BPF and CAP_NET_ADMIN)",
         _ => "",

@@ -13,6 +13,7 @@ mod craft;
 mod desired;
 mod entries;
 mod error;
+mod inspect;
 mod interfaces;
 mod limits;
 mod maps;
@@ -26,6 +27,7 @@ mod sources;
 mod sys;
 mod tables;
 mod test_run;
+mod upkeep;
 
 pub use tidegate_abi::{Hook, Reason};
 
@@ -34,9 +36,11 @@ pub use counters::{CounterRow, MapFill, SampleLosses};
 pub use craft::{PacketSpec, Payload, craft};
 pub use desired::{AppliedReport, ApplyFailure, Desired, DomainDesired, Interface};
 pub use error::KernelError;
+pub use inspect::{InstanceState, LinkState, MapState, ProgramState, describe_xdp, inspect};
 pub use open::{Kernel, KernelConfig, Opened};
 pub use pins::detach_all;
 pub use probe::{Features, Missing, ProbeError, mount_bpffs, probe};
 pub use rates::{RateFill, RateState};
 pub use samples::{Sample, Samples};
 pub use test_run::{Connection, TestRun, Verdict};
+pub use upkeep::Upkeep;

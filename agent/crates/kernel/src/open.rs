@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
@@ -19,7 +20,7 @@ use crate::{
     attach::AttachMode,
     entries::Entries,
     maps::Maps,
-    pins::{ObjectHash, Pins},
+    pins::{ObjectHash, Pins, open_pinned},
     programs::{ProgramName, Programs},
     rates::RateTables,
     tables::Tables,
@@ -74,7 +75,7 @@ pub struct Opened {
 pub struct Kernel {
     pub(crate) pins: Pins,
     /// What was loaded.
-    object: ObjectHash,
+    pub(crate) object: ObjectHash,
     pub(crate) programs: Programs,
     pub(crate) tables: Tables,
     pub(crate) rates: RateTables,
@@ -82,6 +83,12 @@ pub struct Kernel {
     pub(crate) applied: Entries,
     /// Where `admit` runs.
     pub(crate) attached: BTreeMap<u32, AttachMode>,
+    /// Every link by the name of its pin, held open: a pin that somebody removes does not end it.
+    pub(crate) links: BTreeMap<String, OwnedFd>,
+    /// Every map by name, held open for the same reason.
+    pub(crate) maps: Vec<(&'static str, OwnedFd)>,
+    /// The cgroups that are guarded: a domain's by its id, and the one above agent and workers.
+    pub(crate) guarded: BTreeMap<PathBuf, Option<DomainId>>,
     /// Admission rules in force as they were asked for; empty after a start.
     pub(crate) admissions: BTreeMap<u32, Admission>,
     /// Domains whose admission rules could not be applied last time.
@@ -104,10 +111,10 @@ impl Kernel {
         let has_adopted_maps = pins.has_maps();
         let object = ObjectHash::of(config.object);
         let has_loaded = !has_adopted_maps || !pins.has_object(object);
+        let folder = if has_adopted_maps { pins.maps() } else { pins.begin_maps()? };
         let (mut maps, programs) = if !has_loaded {
-            (Maps::of_pins(&pins.maps())?, Programs::of_pins(&pins)?)
+            (Maps::of_pins(&folder)?, Programs::of_pins(&pins)?)
         } else {
-            let folder = if has_adopted_maps { pins.maps() } else { pins.begin_maps()? };
             let mut loader = EbpfLoader::new();
             loader.verifier_log_level(VerifierLogLevel::DISABLE);
             for name in name::ALL {
@@ -117,6 +124,8 @@ impl Kernel {
             let programs = Programs::load(&mut ebpf, &pins)?;
             (Maps::of_object(&mut ebpf), programs)
         };
+        let held = name::ALL.into_iter().map(|name| Ok((name, open_pinned(&folder.join(name))?)));
+        let held = held.collect::<Result<_, KernelError>>()?;
         let mut tables = Tables::take(&mut maps)?;
         tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
         let rates = RateTables::take(&mut maps)?;
@@ -130,6 +139,9 @@ impl Kernel {
             rates,
             applied,
             attached: BTreeMap::new(),
+            links: BTreeMap::new(),
+            maps: held,
+            guarded: BTreeMap::new(),
             admissions: BTreeMap::new(),
             failed_policies: BTreeSet::new(),
             vlan_devices: BTreeSet::new(),

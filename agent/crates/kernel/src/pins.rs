@@ -9,7 +9,7 @@ use std::{
     hash::{DefaultHasher, Hasher},
     io,
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
@@ -39,13 +39,14 @@ impl ObjectHash {
 /// The folders of one instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
+    bpffs: PathBuf,
     root: PathBuf,
 }
 
 impl Pins {
     /// The folders of an instance; nothing is made yet.
     pub(crate) fn new(bpffs: &Path, instance: &str) -> Self {
-        Self { root: bpffs.join("tidegate").join(instance) }
+        Self { bpffs: bpffs.to_owned(), root: bpffs.join("tidegate").join(instance) }
     }
 
     /// Makes the folders that are missing, and closes those that others may open; returns the closed ones.
@@ -77,6 +78,18 @@ impl Pins {
     /// Folder of the maps of this ABI version until then.
     pub(crate) fn new_maps(&self) -> PathBuf {
         self.root.join(format!("maps-v{ABI_VERSION}-new"))
+    }
+
+    /// Where the BPF file system is.
+    pub(crate) fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Folder of the maps in use, made if somebody has removed it.
+    pub(crate) fn current_maps(&self, is_new: bool) -> Result<PathBuf, KernelError> {
+        let folder = if is_new { self.new_maps() } else { self.maps() };
+        make_private(&folder)?;
+        Ok(folder)
     }
 
     /// Whether maps of this ABI version are there that hold what an earlier agent wanted.
@@ -240,6 +253,11 @@ fn remove_folder(folder: &Path) -> Result<(), KernelError> {
 pub(crate) fn pin_error(path: &Path) -> impl Fn(io::Error) -> KernelError {
     let path = path.to_owned();
     move |source| KernelError::Pin { path: path.clone(), source }
+}
+
+/// Opens a pinned object.
+pub(crate) fn open_pinned(path: &Path) -> Result<OwnedFd, KernelError> {
+    sys::open_pin(path).map_err(pin_error(path))
 }
 
 /// Removes a pin; one that is gone already is no error.

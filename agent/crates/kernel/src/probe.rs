@@ -95,7 +95,7 @@ pub fn probe(bpffs: &Path) -> Result<Features, ProbeError> {
             missing.push(Missing { feature, found, mend: format!("use a kernel built with {option}") });
         }
     }
-    let cgroup2 = find_cgroup2(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+    let cgroup2 = cgroup2();
     if cgroup2.is_none() {
         missing.push(Missing {
             feature: "cgroup v2",
@@ -116,6 +116,11 @@ pub fn probe(bpffs: &Path) -> Result<Features, ProbeError> {
     }
 }
 
+/// Where cgroup v2 is mounted.
+pub(crate) fn cgroup2() -> Option<PathBuf> {
+    find_cgroup2(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+}
+
 /// Mounts a BPF file system at `path`, making the folder, unless one is there; returns whether it did.
 ///
 /// # Errors
@@ -130,7 +135,7 @@ pub fn mount_bpffs(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(crate) fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|stat| stat.filesystem_type() == FsType(BPF_FS_MAGIC as _))
 }
 

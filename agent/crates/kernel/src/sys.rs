@@ -36,7 +36,11 @@ mod command {
     pub(super) const MAP_DELETE_ELEM: libc::c_long = 3;
     pub(super) const OBJ_PIN: libc::c_long = 6;
     pub(super) const OBJ_GET: libc::c_long = 7;
+    pub(super) const MAP_LOOKUP: libc::c_long = 1;
+    pub(super) const MAP_NEXT_KEY: libc::c_long = 4;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
+    pub(super) const PROG_GET_FD_BY_ID: libc::c_long = 13;
+    pub(super) const MAP_GET_FD_BY_ID: libc::c_long = 14;
     pub(super) const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
     pub(super) const LINK_CREATE: libc::c_long = 28;
     pub(super) const LINK_UPDATE: libc::c_long = 29;
@@ -250,6 +254,114 @@ pub(crate) fn program_maps(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut maps = maps.get(..count).ok_or_else(|| io::Error::other(format!("{count} maps in one program")))?.to_vec();
     maps.sort_unstable();
     Ok(maps)
+}
+
+/// What the kernel knows of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ProgramFacts {
+    pub(crate) id: u32,
+    /// Hash of its instructions.
+    pub(crate) tag: u64,
+    /// When it was loaded, in nanoseconds of CLOCK_BOOTTIME.
+    pub(crate) loaded_ns: u64,
+    /// Its name, cut at 15 bytes.
+    pub(crate) name: String,
+}
+
+/// Facts of a program; an error for other objects.
+pub(crate) fn program_facts(program: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
+    // struct bpf_prog_info as words: type, id, tag (2), jited and xlated length (2), jited and xlated instructions (4),
+    // load_time (2), created_by_uid, nr_map_ids, map_ids (2), name (4). The head of struct bpf_map_info and bpf_link_info
+    // is another, but a link to /proc tells the kinds apart.
+    check_kind(program, "bpf-prog")?;
+    let mut info = [0u32; 20];
+    let mut attr = InfoAttr { fd: raw(program), info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let wide = |at: usize| u64::from(info[at]) | u64::from(info[at + 1]) << 32;
+    Ok(ProgramFacts { id: info[1], tag: wide(2), loaded_ns: wide(10), name: read_name(&info[16..20]) })
+}
+
+/// What the kernel knows of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MapFacts {
+    pub(crate) id: u32,
+    pub(crate) kind: u32,
+    pub(crate) key_size: u32,
+    pub(crate) capacity: u32,
+}
+
+/// Facts of a map; an error for other objects.
+pub(crate) fn map_facts(map: BorrowedFd<'_>) -> io::Result<MapFacts> {
+    check_kind(map, "bpf-map")?;
+    // struct bpf_map_info as words: type, id, key_size, value_size, max_entries.
+    let mut info = [0u32; 5];
+    let mut attr = InfoAttr { fd: raw(map), info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(MapFacts { id: info[1], kind: info[0], key_size: info[2], capacity: info[4] })
+}
+
+/// Makes sure that a descriptor is of a kind of BPF object: the kernel fills any of their infos for any of them.
+fn check_kind(object: BorrowedFd<'_>, kind: &str) -> io::Result<()> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    if link.to_string_lossy().contains(kind) { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+fn read_name(words: &[u32]) -> String {
+    let bytes = words.iter().flat_map(|word| word.to_ne_bytes()).take_while(|byte| *byte != 0);
+    String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
+}
+
+/// The id of a link.
+pub(crate) fn link_id(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = [0u32; 64];
+    let mut attr = InfoAttr { fd: raw(link), info_len: size_of_val(&info) as u32, info: info.as_mut_ptr() as u64 };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info[1])
+}
+
+#[repr(C)]
+struct ByIdAttr {
+    id: u32,
+    next_id: u32,
+    flags: u32,
+}
+
+/// Opens a program by its id (CAP_SYS_ADMIN).
+pub(crate) fn open_program(id: u32) -> io::Result<OwnedFd> {
+    bpf(command::PROG_GET_FD_BY_ID, &mut ByIdAttr { id, next_id: 0, flags: 0 }).map(to_fd)
+}
+
+/// Opens a map by its id (CAP_SYS_ADMIN).
+pub(crate) fn open_map(id: u32) -> io::Result<OwnedFd> {
+    bpf(command::MAP_GET_FD_BY_ID, &mut ByIdAttr { id, next_id: 0, flags: 0 }).map(to_fd)
+}
+
+#[repr(C)]
+struct ElementAttr {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Reads the key behind `key` (the first one when it is `None`) into `next`; false at the end. Both are of the map's key size.
+pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let key = key.map_or(0, |key| key.as_ptr() as u64);
+    let mut attr = ElementAttr { map: raw(map), pad: 0, key, value: next.as_mut_ptr() as u64, flags: 0 };
+    match bpf(command::MAP_NEXT_KEY, &mut attr) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Id of the map that a map of maps holds under a key; `None` when there is none.
+pub(crate) fn inner_map(map: BorrowedFd<'_>, key: &[u8]) -> Option<u32> {
+    let mut id = 0u32;
+    let at = (&raw mut id) as u64;
+    let mut attr = ElementAttr { map: raw(map), pad: 0, key: key.as_ptr() as u64, value: at, flags: 0 };
+    bpf(command::MAP_LOOKUP, &mut attr).ok().map(|_| id)
 }
 
 /// Result of a test run.

@@ -28,6 +28,8 @@ mod interfaces;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
+mod ownership;
+#[cfg(test)]
 mod packets;
 #[cfg(test)]
 mod protocols;

@@ -1,10 +1,10 @@
 //! The kill loop: an agent dies before each of its changing system calls, a thousand times, while packets are judged.
 //!
 //! A round forks a process that does what an agent does at its start (open, guard, sockets, attach, apply) towards another
-//! state, with other programs, or with maps of another version. ptrace stops it before its n-th system call that changes
-//! anything, and kills it there; the next round dies one call later. All the while connections are made through the NIC,
-//! frames are run through the program that the NIC's link runs, and a process in a guarded cgroup dials. Whatever both
-//! states say must be said at every moment.
+//! state, with other programs, or with maps of another version. It is stopped before its n-th system call that changes
+//! anything (seccomp, ptrace), and killed there; the next round dies one call later. All the while connections are made
+//! through the NIC, frames are run through the program that the NIC's link runs, and a process in a guarded cgroup dials.
+//! Whatever both states say must be said at every moment.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ use crate::{
     },
     frame::{Link, TCP, V4, tcp},
     guard::Cgroup,
-    sys::{complain, entered, fork, open_socket, retransmits, run_attached},
+    sys::{complain, fork, open_socket, retransmits, run_attached, stop_at},
     takeover::changed_object,
     wire::{make_internet, on_the_internet},
 };
@@ -57,7 +57,7 @@ const PACE: Duration = Duration::from_millis(2);
 enum Kind {
     /// Another state.
     State,
-    /// Another state and other programs.
+    /// Other programs.
     Programs,
     /// Maps of another version.
     Version,
@@ -102,6 +102,7 @@ impl Agent<'_> {
             if is_traced {
                 ptrace::traceme().expect("being traced");
                 raise(Signal::SIGSTOP).expect("waiting for the tracer");
+                stop_at(CALLS, &COMMANDS);
             }
             match self.start() {
                 Ok(()) => 0,
@@ -123,56 +124,46 @@ impl Agent<'_> {
     fn run_to(&self, step: usize) -> bool {
         let process = self.fork(true);
         waitpid(process, None).expect("it stops itself");
-        ptrace::setoptions(process, ptrace::Options::PTRACE_O_TRACESYSGOOD | ptrace::Options::PTRACE_O_EXITKILL)
+        ptrace::setoptions(process, ptrace::Options::PTRACE_O_TRACESECCOMP | ptrace::Options::PTRACE_O_EXITKILL)
             .expect("tracing");
-        let mut steps = 0;
-        loop {
-            ptrace::syscall(process, None).expect("it is stopped");
+        for _ in 1..=step {
+            ptrace::cont(process, None).expect("it is stopped");
             match waitpid(process, None).expect("it is a child") {
-                WaitStatus::PtraceSyscall(_) => {
-                    steps += usize::from(entered(process).is_some_and(is_change));
-                    if steps == step {
-                        kill(process, Signal::SIGKILL).expect("it is stopped");
-                        let ended = waitpid(process, None).expect("it is a child");
-                        assert!(matches!(ended, WaitStatus::Signaled(..)), "{ended:?}");
-                        return true;
-                    }
-                }
+                WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_SECCOMP) => {}
                 WaitStatus::Exited(_, 0) => return false,
                 other => panic!("an agent failed: {other:?}"),
             }
         }
+        // The call that it stopped before is not made any more.
+        kill(process, Signal::SIGKILL).expect("it is stopped");
+        let ended = waitpid(process, None).expect("it is a child");
+        assert!(matches!(ended, WaitStatus::Signaled(..)), "{ended:?}");
+        true
     }
 }
 
-/// Whether a system call changes anything that outlives the process.
-fn is_change((number, argument): (i64, u64)) -> bool {
-    const BPF_MAP_UPDATE: u64 = 2;
-    const BPF_MAP_DELETE: u64 = 3;
-    const BPF_OBJ_PIN: u64 = 6;
-    const BPF_MAP_UPDATE_BATCH: u64 = 26;
-    const BPF_MAP_DELETE_BATCH: u64 = 27;
-    const BPF_LINK_CREATE: u64 = 28;
-    const BPF_LINK_UPDATE: u64 = 29;
-    const BPF_LINK_DETACH: u64 = 34;
-    match number {
-        libc::SYS_bpf => matches!(
-            argument,
-            BPF_MAP_UPDATE
-                | BPF_MAP_DELETE
-                | BPF_OBJ_PIN
-                | BPF_MAP_UPDATE_BATCH
-                | BPF_MAP_DELETE_BATCH
-                | BPF_LINK_CREATE
-                | BPF_LINK_UPDATE
-                | BPF_LINK_DETACH
-        ),
-        libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_unlinkat | libc::SYS_mkdirat | libc::SYS_fchmodat => true,
-        #[cfg(target_arch = "x86_64")]
-        libc::SYS_rename | libc::SYS_unlink | libc::SYS_mkdir | libc::SYS_rmdir | libc::SYS_chmod => true,
-        _ => false,
-    }
-}
+/// Commands of bpf(2) that change what outlives the process: elements written, removed, in batches, pins, links made,
+/// moved, ended.
+const COMMANDS: [u32; 8] = [2, 3, 26, 27, 6, 28, 29, 34];
+
+/// Other system calls that do.
+const CALLS: &[libc::c_long] = &[
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_unlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_fchmodat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_mkdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rmdir,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+];
 
 #[test]
 fn an_agent_that_is_killed_at_any_step_leaves_no_packet_misjudged() {
@@ -219,7 +210,7 @@ fn run_course(bed: &mut Bed, course: &mut Course) {
     let root = config.bpffs.join("tidegate").join(&config.instance);
     let link = root.join("links").join(format!("xdp-{wan}-native"));
     let judges = Judges::default();
-    let worker = fork(|| dial_on(&cgroup.0, addr(&allowed), addr(&refused)));
+    let worker = Worker(fork(|| dial_on(&cgroup.0, addr(&allowed), addr(&refused))));
     thread::scope(|scope| {
         let _stop = StopOnDrop(&judges.is_done);
         scope.spawn(|| judges.connect_through(&internet));
@@ -232,9 +223,8 @@ fn run_course(bed: &mut Bed, course: &mut Course) {
             let kinds = [Kind::Version, Kind::Programs, Kind::State];
             let kind = kinds.into_iter().cycle().skip(round % 3).take(3).find(|kind| !course.covered.contains(kind));
             let kind = kind.unwrap_or(Kind::State);
-            is_second = !is_second;
             match kind {
-                Kind::State => {}
+                Kind::State => is_second = !is_second,
                 Kind::Programs => object = 1 - object,
                 Kind::Version => age_maps(&root),
             }
@@ -242,26 +232,28 @@ fn run_course(bed: &mut Bed, course: &mut Course) {
             let has_died = agent(is_second, object).run_to(*step);
             if has_died {
                 *step += BEDS;
-                agent(is_second, object).run();
             } else {
                 course.covered.insert(kind);
                 *step = 1 + *step % BEDS;
             }
-            judges.assert_complete(
-                &link,
-                wan,
-                is_second,
-                &format!("round {round}, {kind:?}, step {}, {has_died}", course.next[&kind]),
-            );
+            if has_died {
+                // Often the next one dies too, and begins with what two have left. But where each step is to be died at once,
+                // it has to begin where there is everything to do; new maps are that by themselves.
+                let is_covered = kind == Kind::Version || course.covered.len() == 3;
+                if is_covered && round % 4 != 3 {
+                    continue;
+                }
+                agent(is_second, object).run();
+            }
+            judges.assert_complete(&link, wan, is_second, &format!("round {round}, {kind:?}"));
             assert_eq!(
-                waitpid(worker, Some(WaitPidFlag::WNOHANG)),
+                waitpid(worker.0, Some(WaitPidFlag::WNOHANG)),
                 Ok(WaitStatus::StillAlive),
                 "a dial was misjudged in round {round}, {kind:?}"
             );
         }
     });
-    kill(worker, Signal::SIGKILL).expect("it runs");
-    waitpid(worker, None).expect("it is a child");
+    drop(worker);
     drop(cgroup);
     let judged = [&judges.connected, &judges.frames, &judges.dialled].map(|count| count.load(Ordering::Relaxed));
     assert!(judged.iter().all(|count| *count as usize > ROUNDS / BEDS), "hardly anything was judged: {judged:?}");
@@ -330,6 +322,17 @@ fn connect_and_reset(source: Option<[u8; 4]>, destination: SocketAddr) -> io::Re
     match retransmits(socket.as_fd()) {
         0 => Ok(()),
         count => Err(io::Error::other(format!("{count} segments were lost"))),
+    }
+}
+
+/// The process that dials. Ended on drop, before its cgroup is removed.
+struct Worker(Pid);
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // One that has ended by itself was waited for already.
+        let _ = kill(self.0, Signal::SIGKILL);
+        let _ = waitpid(self.0, None);
     }
 }
 

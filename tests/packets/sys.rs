@@ -139,11 +139,31 @@ pub(crate) fn complain(text: &str) {
     unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
 }
 
-/// The system call that a traced process is about to make, with its first argument; `None` when it returns from one.
-pub(crate) fn entered(process: nix::unistd::Pid) -> Option<(i64, u64)> {
-    let info = nix::sys::ptrace::syscall_info(process).expect("it is stopped at a system call");
-    // SAFETY: the operation says which member of the union the kernel has filled.
-    (info.op == libc::PTRACE_SYSCALL_INFO_ENTRY).then(|| unsafe { (info.u.entry.nr as i64, info.u.entry.args[0]) })
+/// From now on this process stops for its tracer (`PTRACE_EVENT_SECCOMP`) before each of these system calls, and before
+/// bpf(2) with one of these commands; all others cost what they always do.
+pub(crate) fn stop_at(calls: &[libc::c_long], commands: &[u32]) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // Offsets in struct seccomp_data of the number and of the lower half of the first argument.
+    const NUMBER: u32 = 0;
+    const ARGUMENT: u32 = 16;
+    let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let stop_if = |value| {
+        let skip = libc::sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: value };
+        [skip, step(RETURN, libc::SECCOMP_RET_TRACE)]
+    };
+    let mut code = vec![step(LOAD, NUMBER)];
+    code.extend(calls.iter().flat_map(|call| stop_if(*call as u32)));
+    code.push(libc::sock_filter { code: JUMP_IF_EQUAL, jt: 1, jf: 0, k: libc::SYS_bpf as u32 });
+    code.push(step(RETURN, libc::SECCOMP_RET_ALLOW));
+    code.push(step(LOAD, ARGUMENT));
+    code.extend(commands.iter().flat_map(|command| stop_if(*command)));
+    code.push(step(RETURN, libc::SECCOMP_RET_ALLOW));
+    let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    assert!(result == 0, "seccomp: {}", io::Error::last_os_error());
 }
 
 /// Segments that the peer of a connection did not acknowledge in time and that were sent again, the first SYN among them.

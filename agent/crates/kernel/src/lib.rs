@@ -22,6 +22,7 @@ mod pins;
 mod probe;
 mod programs;
 mod rates;
+mod requirements;
 mod samples;
 mod sources;
 mod sys;

@@ -5,13 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{programs::ProgramType, sys::is_program_supported};
 use nix::{
     mount::{MsFlags, mount},
     sys::statfs::{FsType, statfs},
 };
 
-use crate::programs::INGRESS_SINCE;
+use crate::{programs::INGRESS_SINCE, requirements::find_missing};
 
 /// `BPF_FS_MAGIC` of include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -78,22 +77,9 @@ pub fn probe(bpffs: &Path) -> Result<Features, ProbeError> {
             mend: format!("Linux {major}.{minor} or newer is needed"),
         });
     }
-    // Without capabilities every program type looks unsupported.
+    // Without capabilities everything looks unsupported.
     if missing.is_empty() {
-        let types = [
-            ("XDP", ProgramType::Xdp, "CONFIG_BPF_SYSCALL and CONFIG_NET"),
-            ("sk_lookup", ProgramType::SkLookup, "CONFIG_BPF_SYSCALL and CONFIG_INET"),
-            ("cgroup socket address programs", ProgramType::CgroupSockAddr, "CONFIG_CGROUP_BPF"),
-            ("cgroup socket programs", ProgramType::CgroupSock, "CONFIG_CGROUP_BPF"),
-        ];
-        for (feature, program_type, option) in types {
-            let found = match is_program_supported(program_type) {
-                Ok(true) => continue,
-                Ok(false) => "the kernel does not know the program type".to_owned(),
-                Err(error) => format!("the kernel refuses it: {error}"),
-            };
-            missing.push(Missing { feature, found, mend: format!("use a kernel built with {option}") });
-        }
+        missing.extend(find_missing());
     }
     let cgroup2 = cgroup2();
     if cgroup2.is_none() {

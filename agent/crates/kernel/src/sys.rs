@@ -336,19 +336,10 @@ pub(crate) fn open_map(id: u32) -> io::Result<OwnedFd> {
     bpf(command::MAP_GET_FD_BY_ID, &mut ByIdAttr { id, next_id: 0, flags: 0 }).map(to_fd)
 }
 
-#[repr(C)]
-struct ElementAttr {
-    map: u32,
-    pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
 /// Reads the key behind `key` (the first one when it is `None`) into `next`; false at the end. Both are of the map's key size.
 pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
     let key = key.map_or(0, |key| key.as_ptr() as u64);
-    let mut attr = ElementAttr { map: raw(map), pad: 0, key, value: next.as_mut_ptr() as u64, flags: 0 };
+    let mut attr = MapAttr { map: raw(map), pad: 0, key, value: next.as_mut_ptr() as u64, flags: 0 };
     match bpf(command::MAP_NEXT_KEY, &mut attr) {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -360,7 +351,7 @@ pub(crate) fn next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8])
 pub(crate) fn inner_map(map: BorrowedFd<'_>, key: &[u8]) -> Option<u32> {
     let mut id = 0u32;
     let at = (&raw mut id) as u64;
-    let mut attr = ElementAttr { map: raw(map), pad: 0, key: key.as_ptr() as u64, value: at, flags: 0 };
+    let mut attr = MapAttr { map: raw(map), pad: 0, key: key.as_ptr() as u64, value: at, flags: 0 };
     bpf(command::MAP_LOOKUP, &mut attr).ok().map(|_| id)
 }
 

@@ -190,9 +190,7 @@ fn an_agent_that_is_killed_at_any_step_leaves_no_packet_misjudged() {
 
 fn run_course(bed: &mut Bed, course: &mut Course) {
     let internet = make_internet();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binding");
-    let allowed = TcpListener::bind("127.0.0.1:0").expect("binding");
-    let refused = TcpListener::bind("127.0.0.1:0").expect("binding");
+    let [listener, allowed, refused] = [(); 3].map(|()| listen());
     let addr = |listener: &TcpListener| listener.local_addr().expect("an address");
     let states = [false, true].map(|is_second| state(bed, is_second, addr(&allowed)));
     let (cgroup, base) = (Cgroup::new(bed, "killed"), crate::guard::own_cgroup(bed));
@@ -257,6 +255,13 @@ fn run_course(bed: &mut Bed, course: &mut Course) {
     drop(cgroup);
     let judged = [&judges.connected, &judges.frames, &judges.dialled].map(|count| count.load(Ordering::Relaxed));
     assert!(judged.iter().all(|count| *count as usize > ROUNDS / BEDS), "hardly anything was judged: {judged:?}");
+}
+
+/// A listener whose queue holds what comes while the machine is busy elsewhere: a full one loses segments.
+fn listen() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binding");
+    socket::listen(&listener, socket::Backlog::new(4096).expect("a size")).expect("a longer queue");
+    listener
 }
 
 /// The state of the bed with a NIC and endpoints, and another that differs in frontends, domains and lists.

@@ -20,7 +20,10 @@ use tidegate_lab::{
     objects, wait_until,
 };
 
-use crate::world::{PRIVATE, PRIVATE6, PUBLIC, PUBLIC6, SOON, World};
+use crate::{
+    packets::send_syns,
+    world::{PRIVATE, PRIVATE6, PUBLIC, PUBLIC6, SOON, World, at},
+};
 
 /// Networks that sources are drawn from, so that they meet the lists often; what follows the first [`LISTED`] stands on no
 /// list: martians, and addresses of frontends.
@@ -73,12 +76,25 @@ struct Policy {
     deny: Vec<String>,
     allow: Option<Vec<String>>,
     ports: Vec<u16>,
+    /// Rate of each source and of all, in flow style. So low that questions would use them up if they took anything.
+    rates: &'static str,
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
     let list = || proptest::collection::vec(prefix(), 0..10);
-    (list(), proptest::option::of(list()), proptest::sample::subsequence(PORTS.to_vec(), 1..=PORTS.len()))
-        .prop_map(|(deny, allow, ports)| Policy { deny, allow, ports })
+    let ports = proptest::sample::subsequence(PORTS.to_vec(), 1..=PORTS.len());
+    let rates = proptest::sample::select(vec![
+        "{}",
+        "{newConnections: {perSource: {rate: 1, burst: 1}}}",
+        "{newConnections: {total: {rate: 1, burst: 2}}}",
+        "{newConnections: {perSource: {rate: 1}, total: {rate: 2}}}",
+    ]);
+    (list(), proptest::option::of(list()), ports, rates).prop_map(|(deny, allow, ports, rates)| Policy {
+        deny,
+        allow,
+        ports,
+        rates,
+    })
 }
 
 #[derive(Clone, Debug)]
@@ -138,7 +154,8 @@ fn write(lab: &Lab, round: u32, public: &Policy, private: &Policy, private_nic: 
         let mut deny = policy.deny.clone();
         deny.push(format!("\"{}\"", marker(round)));
         let allow = policy.allow.as_ref().map(|allow| format!(", allow: [{}]", allow.join(", "))).unwrap_or_default();
-        objects::domain(name, nic, pools, &[&format!("sources: {{deny: [{}]{allow}}}", deny.join(", "))])
+        let sources = format!("sources: {{deny: [{}]{allow}}}", deny.join(", "));
+        objects::domain(name, nic, pools, &[&sources, &format!("admission: {}", policy.rates)])
     };
     let gateway = |name: &str, addresses: &[&str], policy: &Policy| {
         let listeners: Vec<String> =
@@ -291,4 +308,39 @@ fn each_step_names_its_object_field_and_value_and_the_exit_code_is_the_verdict()
     assert!(families.code == Some(1) && families.err.contains("two address families"), "{families:?}");
     let portless = agent.cli(&["explain", "--src", "192.0.2.1", "--dst", PUBLIC]).unwrap();
     assert!(portless.code == Some(2) && portless.err.contains("--icmp"), "{portless:?}");
+}
+
+#[test]
+fn a_source_beyond_its_rate_is_told_what_is_left_and_asking_takes_nothing() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let rates = "admission: {newConnections: {perSource: {rate: 1, burst: 3}, total: {rate: 100}}}";
+    lab.edit("domains.yaml", "  sources: {deny", &format!("  {rates}\n  sources: {{deny")).unwrap();
+    let _agent = Agent::start(&lab).unwrap();
+    let question =
+        Asked { source: INTERNET, destination: at(PUBLIC, 80), payload: json!("tcp"), interface: Some("wan0") };
+    let step = |said: &Value, field: &str| {
+        let steps = said["steps"].as_array().unwrap();
+        steps.iter().find(|step| step["field"] == format!("spec.admission.newConnections.{field}")).cloned()
+    };
+    for _ in 0..10 {
+        let said = ask(&lab, &question);
+        assert_eq!(said["verdict"], "admitted", "{said}");
+        let told = step(&said, "perSource").unwrap();
+        assert_eq!(told["value"], "1 a second, 3 at once", "{said}");
+        assert!(told["outcome"].as_str().unwrap().contains(" 3 more"), "asking took something: {said}");
+        assert!(step(&said, "total").is_some(), "{said}");
+    }
+    let to = std::net::SocketAddrV4::new(PUBLIC.parse().unwrap(), 80);
+    let std::net::IpAddr::V4(source) = INTERNET else { unreachable!("INTERNET is IPv4") };
+    // A token comes back after a second: the look may be too late.
+    let said = wait_until("a refusal", SOON, || {
+        send_syns(&lab.internet, [source], 10, to);
+        let said = ask(&lab, &question);
+        (said["verdict"] == "rate_source").then_some(said)
+    })
+    .unwrap();
+    let deciding = step(&said, "perSource").unwrap();
+    assert!(deciding["isDeciding"] == true && deciding["object"] == "TrafficDomain/public", "{said}");
+    assert_eq!(said["kernel"]["verdicts"][0]["agrees"], true, "{said}");
 }

@@ -27,6 +27,32 @@ pub(crate) fn send_raw(from: &Island, source: &str, to: Ipv4Addr, protocol: u8, 
     });
 }
 
+/// Sends SYNs from each of some sources, so many of each, as fast as one thread can. Nobody waits for the answers.
+pub(crate) fn send_syns(
+    from: &Island,
+    sources: impl IntoIterator<Item = Ipv4Addr> + Send,
+    each: usize,
+    to: SocketAddrV4,
+) {
+    from.call(|| {
+        let socket =
+            socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw).expect("root may");
+        let target = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
+        for source in sources {
+            let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0];
+            packet.extend(source.octets());
+            packet.extend(to.ip().octets());
+            packet.extend(40_000u16.to_be_bytes());
+            packet.extend(to.port().to_be_bytes());
+            packet.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+            for _ in 0..each {
+                // A full queue of the NIC loses some, as in any flood.
+                let _ = sendto(socket.as_raw_fd(), &packet, &target, MsgFlags::empty());
+            }
+        }
+    });
+}
+
 /// Sends datagrams as fast as one thread can; returns how many.
 pub(crate) fn flood(from: &Island, source: IpAddr, to: SocketAddr, length: Duration) -> u64 {
     from.call(|| {

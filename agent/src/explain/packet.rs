@@ -1,14 +1,14 @@
 //! The way of a packet by the model. The order and the reasons are those of the kernel's `admit`, written down a second
 //! time on purpose: the loaded program is asked as well, so a difference shows. Pure.
 //!
-//! Order: frontend → NIC → martian → deny list → allow list → port or ICMP message → admission.
+//! Order: frontend → NIC → martian → deny list → allow list → port or ICMP message → rates of new connections → admission.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tidegate_gateway_api::{Origin, Subject};
-use tidegate_kernel::Reason;
-use tidegate_model::{DomainName, FrontendKey, Transport};
+use tidegate_kernel::{RateState, Reason};
+use tidegate_model::{DomainId, DomainName, FrontendKey, RateLimit, Transport};
 
 use super::Step;
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// Finds the object and field behind something of a domain.
 pub(super) type FindOrigin<'a> = &'a dyn Fn(&DomainName, &Subject) -> Option<Origin>;
+
+/// Reads what the buckets of a domain hold now for a source; `None` when that is not known.
+pub(super) type ReadRates<'a> = &'a dyn Fn(DomainId, IpAddr) -> Option<RateState>;
 
 /// A domain as the walk sees it.
 #[derive(Clone, Copy)]
@@ -40,6 +43,10 @@ pub(super) struct Scene<'a> {
     pub(super) is_kernel_on: bool,
     /// Finds the object and field behind something of a domain.
     pub(super) find_origin: FindOrigin<'a>,
+    /// Reads buckets.
+    pub(super) read_rates: ReadRates<'a>,
+    /// Whether the source has completed a handshake with the domain, so that the domain's reserve is its too.
+    pub(super) is_known: bool,
 }
 
 /// Where a walk led to.
@@ -165,6 +172,7 @@ impl Walk<'_> {
                 let step = Step::new("icmp", "frontends take echo, and the errors that path MTU discovery needs");
                 self.deny(step, Reason::IcmpDenied)
             }
+            _ if self.scene.is_kernel_on && self.question.payload == Payload::Tcp => self.judge_rates(),
             _ => Ok(()),
         }
     }
@@ -264,6 +272,45 @@ impl Walk<'_> {
                 self.deny(step, Reason::SourceNotAllowed)
             }
         }
+    }
+
+    /// What is left in the buckets at this moment; asking takes nothing from them.
+    fn judge_rates(&mut self) -> Result<(), Reason> {
+        let admission = &self.owner.domain.model.domain.admission;
+        let (per_source, total) = (admission.per_source, admission.total);
+        if per_source.is_none() && total.is_none() {
+            return Ok(());
+        }
+        let Some(held) = (self.scene.read_rates)(self.owner.domain.id, self.question.source) else {
+            self.steps.push(Step::new("rates", "cannot be read from the kernel"));
+            return Ok(());
+        };
+        let shared = if held.is_shared { ", in a bucket that it shares: all places of its set are in use" } else { "" };
+        self.judge_bucket(per_source, held.source, Reason::RateSource, |left| {
+            format!("the source may open {left} more at once now{shared}")
+        })?;
+        let left = if self.scene.is_known { held.total_known } else { held.total };
+        let (strangers, known) = (held.total.unwrap_or_default(), held.total_known.unwrap_or_default());
+        self.judge_bucket(total, left, Reason::RateDomain, |_| {
+            format!("the domain takes {strangers} more at once now, and {known} of sources that it knows")
+        })
+    }
+
+    fn judge_bucket(
+        &mut self,
+        limit: Option<RateLimit>,
+        left: Option<u64>,
+        reason: Reason,
+        say: impl Fn(u64) -> String,
+    ) -> Result<(), Reason> {
+        let (Some(limit), Some(left)) = (limit, left) else { return Ok(()) };
+        let value = format!("{} a second, {} at once", limit.rate, limit.burst);
+        let step = Step::new("rate", say(left)).by(self.object(), cause(reason).field, value);
+        if left == 0 {
+            return self.deny(step, reason);
+        }
+        self.steps.push(step);
+        Ok(())
     }
 
     fn refuse_port(&mut self, key: &FrontendKey) -> Result<(), Reason> {

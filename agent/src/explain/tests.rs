@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
-use tidegate_kernel::Reason;
+use tidegate_kernel::{RateState, Reason};
 use tidegate_model::{
-    Admission, Domain, DomainId, DomainName, FrontendKey, Model, ResourceLimits, Transport, domain::Frontends,
+    Admission, Domain, DomainId, DomainName, FrontendKey, Model, RateLimit, ResourceLimits, Transport,
+    domain::Frontends,
 };
 
 use super::{
@@ -51,7 +52,12 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
             "public",
             "wan0",
             "203.0.113.1",
-            Admission { deny: networks(&["192.0.2.0/24", "192.0.2.7/32"]), ..Admission::default() },
+            Admission {
+                deny: networks(&["192.0.2.0/24", "192.0.2.7/32"]),
+                per_source: Some(RateLimit { rate: 10, burst: 20 }),
+                total: Some(RateLimit { rate: 100, burst: 200 }),
+                ..Admission::default()
+            },
         ),
         domain(
             "private",
@@ -70,7 +76,23 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
         request: None,
     };
     let arrival = interface.map(nic);
-    let scene = Scene { domains: &facts, arrival: arrival.as_ref(), is_kernel_on: true, find_origin: &|_, _| None };
+    // Sources by what is left for them, and for the domain.
+    let read_rates = |_, source: std::net::IpAddr| {
+        let (source, total, total_known) = match source.to_string().as_str() {
+            "198.51.100.3" => (0, 5, 6),
+            "198.51.100.4" => (2, 0, 6),
+            _ => (3, 5, 6),
+        };
+        Some(RateState { source: Some(source), is_shared: false, total: Some(total), total_known: Some(total_known) })
+    };
+    let scene = Scene {
+        domains: &facts,
+        arrival: arrival.as_ref(),
+        is_kernel_on: true,
+        find_origin: &|_, _| None,
+        read_rates: &read_rates,
+        is_known: false,
+    };
     let Way { steps, reason, .. } = packet::walk(&scene, &question);
     assert_eq!(reason.is_denial(), steps.iter().any(|step| step.is_denial), "{steps:?}");
     assert_eq!(steps.iter().filter(|step| step.is_deciding).count(), 1, "{steps:?}");
@@ -136,4 +158,25 @@ fn sources_that_cannot_be_are_martians_and_routers_may_have_link_local_addresses
     assert_eq!(walk_with(error, "127.0.0.1", "203.0.113.1:0", None).0, Reason::Martian);
     // The NIC comes first.
     assert_eq!(walk("127.0.0.1", public, Some("lan0")).0, Reason::WrongInterface);
+}
+
+#[test]
+fn an_empty_bucket_names_its_rate() {
+    let public = "203.0.113.1:443";
+    let field = "TrafficDomain/public spec.admission.newConnections";
+    assert_eq!(
+        walk("198.51.100.3", public, None),
+        (Reason::RateSource, format!("{field}.perSource 10 a second, 20 at once"))
+    );
+    assert_eq!(
+        walk("198.51.100.4", public, None),
+        (Reason::RateDomain, format!("{field}.total 100 a second, 200 at once"))
+    );
+    // Only what begins a connection to a frontend is rated, and domains without rates are not.
+    assert_eq!(walk("198.51.100.3", "203.0.113.1:80", None).0, Reason::NoFrontend);
+    assert_eq!(
+        walk_with(Payload::Icmp { kind: 8, code: 0 }, "198.51.100.3", "203.0.113.1:0", None).0,
+        Reason::Admitted
+    );
+    assert_eq!(walk("10.20.3.4", "10.20.1.1:443", None).0, Reason::Admitted);
 }

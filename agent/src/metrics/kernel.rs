@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_kernel::{CounterRow, Hook, Reason};
+use tidegate_kernel::{CounterRow, Hook, RateFill, Reason};
 use tidegate_model::DomainId;
 
 use super::{
@@ -47,6 +47,7 @@ pub(super) fn render(state: &State, page: &mut Page) {
         Kind::Counter,
         state.sources.borrow().seen(),
     );
+    render_rates(&domains, &kernel.rate_fill().unwrap_or_default(), page);
     let fill = kernel.map_fill();
     let map = |name: &str| Labels::default().with("map", name);
     page.family(
@@ -97,6 +98,31 @@ fn render_verdicts(domains: &BTreeMap<DomainId, Labels>, rows: &[CounterRow], pa
         "Bytes of the frames that admit has judged.",
         Kind::Counter,
         frames.map(|(_, labels, _, bytes)| (labels.clone(), *bytes)),
+    );
+}
+
+/// Tables of token buckets, for the domains that limit the rate of each source.
+fn render_rates(domains: &BTreeMap<DomainId, Labels>, fills: &[RateFill], page: &mut Page) {
+    let each = |of: fn(&RateFill) -> u64| {
+        fills.iter().filter_map(move |fill| Some((domains.get(&fill.domain)?.clone(), of(fill))))
+    };
+    page.family(
+        "tidegate_kernel_rate_buckets_busy",
+        "Buckets of sources that may not be given to others now, estimated from a part of the table.",
+        Kind::Gauge,
+        each(|fill| fill.busy),
+    );
+    page.family(
+        "tidegate_kernel_rate_buckets",
+        "Buckets of sources that a domain has.",
+        Kind::Gauge,
+        each(|fill| fill.capacity),
+    );
+    page.family(
+        "tidegate_kernel_rate_overflows_total",
+        "New connections that a shared bucket has judged, because their source found no place.",
+        Kind::Counter,
+        each(|fill| fill.overflows),
     );
 }
 

@@ -7,14 +7,15 @@ mod open;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::BorrowedFd,
     path::Path,
     sync::Arc,
 };
 
 use tidegate_kernel::{
-    ApplyFailure, AttachMode, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, SampleLosses, Verdict,
+    ApplyFailure, AttachMode, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, RateFill, RateState,
+    SampleLosses, Verdict,
 };
 use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
 use tracing::{debug, info, warn};
@@ -209,6 +210,22 @@ impl KernelTier {
     /// The kernel's.
     pub fn counters(&self) -> Result<Vec<CounterRow>, KernelError> {
         self.kernel.counters()
+    }
+
+    /// How full the tables of buckets are, one for each domain that limits each source.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rate_fill(&self) -> Result<Vec<RateFill>, KernelError> {
+        self.kernel.rate_fill()
+    }
+
+    /// What the buckets of a domain hold now for a source.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn rate_state(&self, domain: DomainId, source: IpAddr) -> Result<RateState, KernelError> {
+        self.kernel.rate_state(domain, source)
     }
 
     /// Samples that did not get through.

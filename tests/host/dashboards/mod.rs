@@ -7,6 +7,7 @@ mod right;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, SocketAddr},
     process::Command,
     time::{Duration, Instant},
 };
@@ -25,12 +26,18 @@ use self::{
 };
 use crate::{
     containment::{cgroup, dial_in},
-    packets::{flood, send_raw},
+    packets::{flood, send_raw, send_syns},
     world::{CONSOLE, PRIVATE, PUBLIC, SHOP, SOON, World, at, domains, get, knock, private, public},
 };
 
 /// Longest wait for Prometheus to show something: many times its pace, on a machine that does other things too.
 const SHOWN: Duration = Duration::from_secs(25);
+
+/// The domains of the world, with rates in `private` that its clients keep and that [`send_everything`] passes.
+fn limited() -> String {
+    let rates = "admission: {newConnections: {perSource: {rate: 50, burst: 50}, total: {rate: 5000, burst: 5000}}}";
+    domains().replace("  sources: {allow", &format!("  {rates}\n  sources: {{allow"))
+}
 
 /// One round of everything that can come to the gateway.
 fn send_everything(lab: &Lab, world: &World, agent: &Agent<'_>, round: usize) {
@@ -61,6 +68,11 @@ fn send_everything(lab: &Lab, world: &World, agent: &Agent<'_>, round: usize) {
     }
     let (from, to) = (INTERNET.to_string(), PUBLIC.parse().unwrap());
     send_raw(&lab.internet, "127.0.0.1", to, 6, 0, &[0; 20]);
+    // One source beyond its rate, and many that are together beyond the domain's.
+    let SocketAddr::V4(web) = at(PRIVATE, 80) else { unreachable!("PRIVATE is IPv4") };
+    send_syns(&lab.datacentre, [Ipv4Addr::new(10, 20, 77, 1)], 200, web);
+    let many = (0..500u32).map(|host| Ipv4Addr::from(0x0a14_6400 + host));
+    send_syns(&lab.datacentre, many, 25, web);
     // A timestamp request, SCTP, and a first fragment of TCP without its ports' whole header.
     send_raw(&lab.internet, &from, to, 1, 0, &[13, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     send_raw(&lab.internet, &from, to, 132, 0, &[0; 12]);
@@ -69,7 +81,7 @@ fn send_everything(lab: &Lab, world: &World, agent: &Agent<'_>, round: usize) {
     let group = cgroup(agent.worker_pid("public").unwrap());
     assert!(!dial_in(lab, &group, at("10.30.0.31", 8080)));
     // A change, to be seen as applied.
-    lab.write("domains.yaml", &domains().replace("deny: [", &format!("deny: [192.88.99.{round}/32, "))).unwrap();
+    lab.write("domains.yaml", &limited().replace("deny: [", &format!("deny: [192.88.99.{round}/32, "))).unwrap();
 }
 
 #[test]
@@ -78,6 +90,7 @@ fn every_panel_and_every_alert_says_what_is_true() {
     assert!(checked.contains("SUCCESS"), "{checked}");
     let lab = Lab::create().unwrap();
     let world = World::build(&lab);
+    lab.write("domains.yaml", &limited()).unwrap();
     let agent = Agent::start(&lab).unwrap();
     let prometheus = Prometheus::start(&lab, &rule_file().display().to_string());
     wait_until("the first scrape", SHOWN, || {
@@ -208,7 +221,7 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
     lab.write("broken.yaml", "kind: [").unwrap();
     expect("TidegateObjectsFaulty");
     lab.delete("broken.yaml").unwrap();
-    lab.write("domains.yaml", &domains().replace("[wan0]", "[wan0, wan9]")).unwrap();
+    lab.write("domains.yaml", &limited().replace("[wan0]", "[wan0, wan9]")).unwrap();
     expect("TidegateInterfaceNotJudged");
 
     world.console.stop();
@@ -227,7 +240,7 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
     expect("TidegateWorkerRestarting");
 
     process::stop(worker).unwrap();
-    lab.write("domains.yaml", &domains().replace("10.20.0.0/16", "10.20.0.0/17")).unwrap();
+    lab.write("domains.yaml", &limited().replace("10.20.0.0/16", "10.20.0.0/17")).unwrap();
     expect("TidegateWorkerDown");
     expect("TidegateDomainNotProgrammed");
     expect("TidegateNotReady");
@@ -235,9 +248,8 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
 
     assert!(agent.stop().unwrap().success());
     let without = AgentOptions { kernel: "off", ..AgentOptions::default() };
-    let agent = Agent::launch(lab, without).unwrap();
+    let _agent = Agent::launch(lab, without).unwrap();
     expect("TidegateKernelTierOff");
-    let _ = (PRIVATE, agent);
 }
 
 #[test]

@@ -103,6 +103,10 @@ pub(super) const RIGHT: &[Right] = &[
     right(SOURCES, "Ports that nobody serves", &[PUBLIC], some),
     right(SOURCES, "Malformed, foreign protocols, ICMP", &[("reason", "malformed")], some),
     right(SOURCES, "Malformed, foreign protocols, ICMP", &[("reason", "protocol_denied")], some),
+    right(SOURCES, "Beyond a rate", &[PRIVATE, ("reason", "rate_source")], some),
+    right(SOURCES, "Beyond a rate", &[PRIVATE, ("reason", "rate_domain")], some),
+    right(SOURCES, "Sources with a bucket in use", &[PRIVATE], part),
+    right(SOURCES, "Sources without a bucket", &[PRIVATE], none),
     right(SOURCES, "Share refused", &[PUBLIC], part),
     right(SOURCES, "Entries of source lists", &[], some),
 ];

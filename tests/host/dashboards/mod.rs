@@ -215,8 +215,12 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
     };
     expect("TidegateDown");
     expect("TidegateWorkerDialsForeignAddress");
-    flood(&lab.internet, DENIED, at(PUBLIC, 80), Duration::from_secs(1));
-    expect("TidegateDenialsRising");
+    // Some 50,000 in a short time are a rise after an hour of nothing.
+    wait_until("TidegateDenialsRising", SHOWN, || {
+        flood(&lab.internet, DENIED, at(PUBLIC, 80), Duration::from_millis(500));
+        is_true(prometheus, alerts, "TidegateDenialsRising").then_some(())
+    })
+    .unwrap();
 
     lab.write("broken.yaml", "kind: [").unwrap();
     expect("TidegateObjectsFaulty");

@@ -20,6 +20,9 @@ use crate::{
 /// Where reports go.
 const REPORTS: &str = "bench/results/conformance";
 
+/// What the suite says of a test that was not asked for.
+const NOT_CHOSEN: &str = "test explicitly skipped";
+
 /// What `conformance` takes from the command line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -231,7 +234,7 @@ impl Results {
         lines.extend(failed.iter().map(|name| format!("  FAILED {name}")));
         lines.extend(errors.iter().map(|(test, error)| format!("  {test}:\n    {}", error.replace('\n', "\n    "))));
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (name, reason) in skipped {
+        for (name, reason) in skipped.iter().filter(|(_, reason)| *reason != NOT_CHOSEN) {
             by_reason.entry(reason).or_default().push(name);
         }
         lines.extend(by_reason.iter().map(|(reason, names)| format!("  skipped, {reason}: {}", names.join(", "))));

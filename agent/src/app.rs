@@ -8,19 +8,21 @@ use std::{
     process::ExitCode,
     rc::Rc,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use ::kube::Client;
 use anyhow::Context;
 use caps::Capability;
-use tidegate_gateway_api::{Changes, DomainEvent, Settings, Translator};
+use tidegate_gateway_api::{Changes, DomainEvent, ObjectRef, Settings, Translator};
 use tidegate_kernel::Samples;
 use tidegate_model::{Delta, DomainName};
 use tidegate_proxy::worker::{WorkerConfig, sandbox::Sandbox};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, watch},
     task::{LocalSet, spawn_local},
+    time::timeout,
 };
 use tracing::{error, info, warn};
 
@@ -30,17 +32,23 @@ use crate::{
     cli::init_logging,
     control::AsyncChannel,
     init::EXIT_REFUSED,
+    kube::{self, ConnectError},
     metrics,
     net::{address::LocalAddresses, link::Links},
-    options::{CONTROLLER_NAME, RunOptions, SourceOption, WorkerOptions},
-    privileges, resolver, source,
+    options::{RunOptions, SourceOption, WorkerOptions},
+    privileges, resolver,
+    source::{self, Source, kube::Facts},
     state::{SAMPLE_BACKLOG, State},
+    status,
     supervise::{Command, DomainChange, Setup, SuperviseError, run_supervision},
     sys, tier,
 };
 
 /// Batches of the source that may wait: it is the source that waits then, and merges what it sees meanwhile.
 const BATCH_BACKLOG: usize = 16;
+
+/// How long an agent that ends waits until the Lease for writing status is given back.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Samples that are read at once before other tasks have their turn.
 const SAMPLES_AT_ONCE: usize = 256;
@@ -80,6 +88,13 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
     let mut stop = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut restart = signal(SignalKind::hangup()).context("SIGHUP")?;
 
+    let client = match connect(&options.source).await {
+        Ok(client) => client,
+        Err(error) => {
+            error!("--source: {error}");
+            return Ok(ExitCode::from(EXIT_REFUSED));
+        }
+    };
     let opened = match tier::open(&options) {
         Ok(opened) => opened,
         Err(refusal) => {
@@ -99,8 +114,9 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
     let state = Rc::new(State {
         node: options.node_name(),
         started: SystemTime::now(),
-        translator: RefCell::new(Translator::new(settings(&options))),
+        translator: RefCell::new(Translator::new(settings(&options, None))),
         source: RefCell::default(),
+        facts: RefCell::default(),
         resolved: RefCell::default(),
         is_source_synced: Cell::new(false),
         domains: RefCell::default(),
@@ -127,14 +143,16 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
         requests: request_receiver,
     }));
     let (batch_sender, mut batches) = mpsc::channel(BATCH_BACKLOG);
-    let SourceOption::Directory(folder) = state.options.source.clone();
-    let mut source = spawn_local(source::directory::watch(folder, batch_sender));
+    let (stop_status, is_stopping) = watch::channel(false);
+    let (source, status) = find_source(&state, client, is_stopping);
+    let mut source = spawn_local(source.run(batch_sender));
+    let (told, status) = status.map(|(told, setup)| (told, spawn_local(status::run(setup)))).unzip();
     let (wanted_names, wanted_receiver) = mpsc::unbounded_channel();
     let (resolved_sender, mut resolved) = mpsc::unbounded_channel();
     spawn_local(resolver::run(wanted_receiver, resolved_sender));
     let mut admin = spawn_local(admin::serve(state.clone()));
 
-    let flow = Flow { state: state.clone(), commands, wanted_names };
+    let flow = Flow { state: state.clone(), commands, wanted_names, told: told.unwrap_or_default() };
     let mut stops = 0;
     loop {
         tokio::select! {
@@ -161,12 +179,17 @@ async fn run(options: RunOptions, control: AsyncChannel) -> anyhow::Result<ExitC
             ended = &mut supervision => return finish(&state, ended.context("supervision failed")?),
             Some(()) = stop.recv() => {
                 stops += 1;
+                stop_status.send_replace(true);
                 info!("{}", if stops == 1 { "stopping: workers finish their connections" } else { "stopping at once" });
                 let _ = flow.commands.send(if stops == 1 { Command::Stop } else { Command::StopNow });
             }
             Some(()) = restart.recv() => {
                 // Workers, maps, programs and sockets stay for the next agent, as after a crash.
                 info!("ending for the next agent");
+                stop_status.send_replace(true);
+                if let Some(status) = status {
+                    let _ = timeout(STATUS_PATIENCE, status).await;
+                }
                 return Ok(ExitCode::SUCCESS);
             }
         }
@@ -189,6 +212,8 @@ struct Flow {
     state: Rc<State>,
     commands: mpsc::UnboundedSender<Command>,
     wanted_names: mpsc::UnboundedSender<std::collections::BTreeSet<String>>,
+    /// Who wants to know about which objects something else is said now.
+    told: Vec<mpsc::UnboundedSender<Vec<ObjectRef>>>,
 }
 
 impl Flow {
@@ -196,6 +221,12 @@ impl Flow {
         let changed = batches.iter().map(|batch| batch.changed).min().unwrap_or_else(Instant::now);
         let mut events = Vec::new();
         for batch in batches {
+            if let Some(facts) = batch.facts {
+                self.take_facts(*facts, changed);
+            }
+            for (gateway, addresses) in batch.addresses {
+                self.state.translator.borrow_mut().set_said_addresses(&gateway, addresses);
+            }
             let mut status = self.state.source.borrow_mut();
             // Sorted: each problem is logged once, when it appears.
             for problem in batch.status.problems.iter().filter(|one| status.problems.binary_search(one).is_err()) {
@@ -212,6 +243,15 @@ impl Flow {
         let _ = self.wanted_names.send(wanted);
     }
 
+    fn take_facts(&self, facts: Facts, changed: Instant) {
+        let changes = self.state.translator.borrow_mut().set_settings(settings(&self.state.options, Some(&facts)));
+        *self.state.facts.borrow_mut() = facts;
+        // Before the first batch there is no object that settings could mean anything to.
+        if self.state.is_source_synced.get() {
+            self.pass_on(changes, changed);
+        }
+    }
+
     fn take_resolved(&self, resolved: resolver::Resolved) {
         if let Some(error) = &resolved.error {
             warn!(name = resolved.name, "cannot be resolved, its last addresses stay: {error}");
@@ -222,6 +262,9 @@ impl Flow {
     }
 
     fn pass_on(&self, changes: Changes, changed: Instant) {
+        for told in self.told.iter().filter(|_| !changes.statuses.is_empty()) {
+            let _ = told.send(changes.statuses.clone());
+        }
         let translator = self.state.translator.borrow();
         let change_of = |(name, change): (DomainName, tidegate_gateway_api::DomainChange)| {
             let model = match change.event {
@@ -244,18 +287,53 @@ impl Flow {
     }
 }
 
-fn settings(options: &RunOptions) -> Settings {
+/// Makes the client that the source needs, if it does.
+async fn connect(source: &SourceOption) -> Result<Option<Client>, ConnectError> {
+    match source {
+        SourceOption::Directory(_) => Ok(None),
+        SourceOption::Kube(context) => Ok(Some(kube::connect(context.as_deref()).await?)),
+    }
+}
+
+/// Who is told about changed statuses, and what writes them.
+type StatusPart = (Vec<mpsc::UnboundedSender<Vec<ObjectRef>>>, status::Setup);
+
+/// The source, and what goes with it: a cluster is told what became of its objects, a folder is not.
+fn find_source(state: &Rc<State>, client: Option<Client>, stop: watch::Receiver<bool>) -> (Source, Option<StatusPart>) {
+    let Some(client) = client else {
+        let SourceOption::Directory(folder) = &state.options.source else {
+            unreachable!("`connect` makes a client for a cluster")
+        };
+        return (Source::Directory(folder.clone()), None);
+    };
+    let (seen, seen_receiver) = mpsc::unbounded_channel();
+    let (to_report, reporter) = mpsc::unbounded_channel();
+    let (to_write, writer) = mpsc::unbounded_channel();
+    let source = source::kube::Setup {
+        client: client.clone(),
+        node: state.node.clone(),
+        controller_names: state.options.controllers(),
+        patience: source::kube::REFUSAL_PATIENCE,
+        seen: Some(seen),
+    };
+    let status = status::Setup { state: state.clone(), client, seen: seen_receiver, changed: [reporter, writer], stop };
+    (Source::Kube(Box::new(source)), Some((vec![to_report, to_write], status)))
+}
+
+fn settings(options: &RunOptions, facts: Option<&Facts>) -> Settings {
+    let node = facts.and_then(|facts| facts.node.clone()).unwrap_or_default();
     Settings {
-        controller_names: std::iter::once(CONTROLLER_NAME.to_owned()).chain(options.controller_names.clone()).collect(),
+        controller_names: options.controllers(),
         node_name: options.node_name(),
-        node_addresses: if options.node_addresses.is_empty() {
-            own_addresses()
-        } else {
-            options.node_addresses.clone()
-        },
+        node_addresses: [&options.node_addresses, &node.addresses]
+            .into_iter()
+            .find(|addresses| !addresses.is_empty())
+            .cloned()
+            .unwrap_or_else(own_addresses),
+        node_labels: node.labels,
         // A folder of files says nothing of nodes, and whoever wrote it has written all of it.
         reports_missing_parents: matches!(options.source, SourceOption::Directory(_)),
-        ..Settings::default()
+        unknown_release: facts.and_then(|facts| facts.unknown_release.clone()),
     }
 }
 

@@ -13,7 +13,8 @@ use clap::{Args, ValueEnum};
 /// Options of `tidegate run`, and of the agent that it starts.
 #[derive(Args, Clone, Debug)]
 pub struct RunOptions {
-    /// Where objects come from: `directory=DIR` reads and watches every YAML file below DIR
+    /// Where objects come from: `directory=DIR` reads and watches every YAML file below DIR; `kube` watches the cluster that
+    /// KUBECONFIG names or that this pod runs in, `kube=CONTEXT` the one of that context
     #[arg(long, env = "TIDEGATE_SOURCE", value_name = "SOURCE")]
     pub source: SourceOption,
 
@@ -102,11 +103,13 @@ pub const DEFAULT_SOCKET: &str = "/run/tidegate/tidegate.sock";
 pub enum SourceOption {
     /// YAML files below a folder.
     Directory(PathBuf),
+    /// A Kubernetes cluster, by a context of the kubeconfig; without one, by its own context or the pod's service account.
+    Kube(Option<String>),
 }
 
 /// Why `--source` is not understood.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a source: write directory=DIR")]
+#[error("{0:?} is not a source: write directory=DIR, kube or kube=CONTEXT")]
 pub struct SourceError(String);
 
 impl FromStr for SourceOption {
@@ -115,6 +118,8 @@ impl FromStr for SourceOption {
     fn from_str(text: &str) -> Result<Self, SourceError> {
         match text.split_once('=') {
             Some(("directory", folder)) if !folder.is_empty() => Ok(Self::Directory(folder.into())),
+            Some(("kube", context)) if !context.is_empty() => Ok(Self::Kube(Some(context.to_owned()))),
+            None if text == "kube" => Ok(Self::Kube(None)),
             _ => Err(SourceError(text.to_owned())),
         }
     }
@@ -161,11 +166,22 @@ impl RunOptions {
         })
     }
 
+    /// Values of `GatewayClass.spec.controllerName` that are served.
+    pub fn controllers(&self) -> Vec<String> {
+        std::iter::once(CONTROLLER_NAME.to_owned()).chain(self.controller_names.clone()).collect()
+    }
+
     /// The command line that gives the agent these options, less the program's name.
     pub fn to_arguments(&self) -> Vec<std::ffi::OsString> {
-        let SourceOption::Directory(folder) = &self.source;
-        let mut source = std::ffi::OsString::from("directory=");
-        source.push(folder);
+        let source = match &self.source {
+            SourceOption::Directory(folder) => {
+                let mut source = std::ffi::OsString::from("directory=");
+                source.push(folder);
+                source
+            }
+            SourceOption::Kube(None) => "kube".into(),
+            SourceOption::Kube(Some(context)) => format!("kube={context}").into(),
+        };
         let kernel = match self.kernel {
             KernelOption::Auto => "auto",
             KernelOption::Require => "require",
@@ -262,6 +278,17 @@ mod tests {
         let arguments = std::iter::once("x".into()).chain(first.to_arguments());
         let second = Cli::parse_from(arguments).options;
         assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    }
+
+    #[test]
+    fn sources_are_read_as_they_are_written() {
+        for text in ["directory=/a", "kube", "kube=prod"] {
+            let options = Cli::parse_from(["x", "--source", text]).options;
+            assert_eq!(options.to_arguments()[1], text);
+        }
+        for text in ["", "kube=", "directory=", "directory", "etcd"] {
+            assert!(text.parse::<SourceOption>().is_err(), "{text:?} was taken");
+        }
     }
 
     #[test]

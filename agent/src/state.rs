@@ -15,7 +15,13 @@ use tidegate_gateway_api::Translator;
 use tidegate_model::{DomainId, DomainName, FrontendKey, Generation, Key, Model, domain::Frontends};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{options::RunOptions, resolver::Resolved, source::SourceStatus, tier::Tier, verdicts::Sources};
+use crate::{
+    options::RunOptions,
+    resolver::Resolved,
+    source::{SourceStatus, kube::Facts},
+    tier::Tier,
+    verdicts::Sources,
+};
 
 /// Samples kept for a reader of `verdicts --follow` that falls behind; older ones are lost and counted.
 pub const SAMPLE_BACKLOG: usize = 1024;
@@ -37,6 +43,8 @@ pub struct State {
     pub is_source_synced: Cell<bool>,
     /// What the source has and what it could not read.
     pub source: RefCell<SourceStatus>,
+    /// What the cluster says beside objects; nothing where the source is a folder.
+    pub facts: RefCell<Facts>,
     /// Names of endpoints as they were last resolved.
     pub resolved: RefCell<BTreeMap<String, Resolved>>,
     /// The domains by name.

@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod cluster;
 mod conformance;
+mod crds;
 mod demo;
 mod ebpf;
 mod image;
@@ -55,6 +56,8 @@ enum Verb {
     Conformance(conformance::Args),
     /// Write the agent's container image, without Docker.
     Image(image::Args),
+    /// Write the CRDs of group tidegate.dev from their types to deploy/crds.
+    Crds(crds::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Cluster(args) => cluster::run(&args),
         Verb::Conformance(args) => conformance::run(&args),
         Verb::Image(args) => image::run(&args),
+        Verb::Crds(args) => crds::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

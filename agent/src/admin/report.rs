@@ -371,7 +371,8 @@ fn serves(domain: &DomainState, gateway: &str) -> bool {
     domain.model.listeners().any(|(key, _)| key.gateway.to_string() == gateway)
 }
 
-fn show_attach(attach: &Attach) -> String {
+/// `native`, `generic`, `missing`, `off`, or `failed: …`.
+pub fn show_attach(attach: &Attach) -> String {
     match attach {
         Attach::Native => "native".to_owned(),
         Attach::Generic => "generic".to_owned(),

@@ -69,6 +69,7 @@ fn state() -> Rc<State> {
         translator: RefCell::new(Translator::new(Settings::default())),
         is_source_synced: Cell::new(true),
         source: RefCell::default(),
+        facts: RefCell::default(),
         resolved: RefCell::default(),
         domains: RefCell::new([(DomainName::new("public"), DomainState::new(DomainId(1), model))].into()),
         tier: RefCell::new(TierState::default()),

@@ -253,7 +253,7 @@ impl Reader {
     fn to_batch(&self, events: Vec<Event>, changed: Instant) -> Batch {
         let mut status = self.store.status();
         status.problems.extend(self.troubles.iter().cloned());
-        Batch { events, changed, status }
+        Batch { events, changed, status, facts: None, addresses: Vec::new() }
     }
 
     fn read_file(&mut self, path: PathBuf, stamp: Stamp, events: &mut Vec<Event>) {

@@ -220,7 +220,7 @@ impl Reader<'_> {
     }
 }
 
-fn hash_value(value: &Value, hasher: &mut impl Hasher) {
+pub(super) fn hash_value(value: &Value, hasher: &mut impl Hasher) {
     std::mem::discriminant(value).hash(hasher);
     match value {
         Value::Null => {}

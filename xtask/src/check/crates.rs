@@ -44,10 +44,15 @@ pub(super) fn lock(workspace: &str) -> Option<&'static str> {
     (workspace != "tests/fuzz").then_some("--locked")
 }
 
+/// What Tidegate runs on, as in `deny.toml`: what dependencies have for other systems is never built.
+const PLATFORMS: [&str; 2] =
+    ["--filter-platform=x86_64-unknown-linux-gnu", "--filter-platform=aarch64-unknown-linux-gnu"];
+
 /// Cargo's own description of a workspace.
 pub(super) fn metadata(workspace: &str) -> Result<Value> {
     let mut command = Command::new("cargo");
-    command.args(["metadata", "--format-version=1"]).args(lock(workspace)).current_dir(place::workspace(workspace));
+    command.args(["metadata", "--format-version=1"]).args(PLATFORMS).args(lock(workspace));
+    command.current_dir(place::workspace(workspace));
     serde_json::from_str(&run::read(&mut command)?).context("cargo metadata printed no JSON")
 }
 

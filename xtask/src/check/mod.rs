@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use crate::{
-    ebpf, place, run,
+    crds, ebpf, place, run,
     setup::{self, Need},
     types,
 };
@@ -72,6 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         lint.extend(["--", "--deny", "warnings"]);
         note("lints", cargo("lint", workspace, &lint, &[]));
     }
+    note("CRDs", crds::verify());
     let docs = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
     note("docs", cargo("document", "", &docs, &[("RUSTDOCFLAGS", DOC_FLAGS)]));
     note("dependencies", licences::cargo_deny(args.deny));

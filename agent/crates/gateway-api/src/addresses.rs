@@ -2,7 +2,9 @@
 //!
 //! Every node gives a Gateway the same address without asking another: the search starts at a place that is a hash of
 //! the Gateway's name and goes on to the first address that is free. An address once given is kept while the Gateway
-//! wants any; one that it asked for by value goes when it no longer asks, or a restart would change it. No other part decides who has which address.
+//! wants any; one that it asked for by value goes when it no longer asks, or a restart would change it. What a Gateway's
+//! status says in a cluster comes first: it outlives agents, and every node reads the same. No other part decides who has
+//! which address.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +52,23 @@ impl Pool {
             self.holders.entry(*address).or_default().insert(gateway.clone());
         }
         self.held.insert(gateway.clone(), addresses.to_vec());
+    }
+
+    /// Prefers addresses for a Gateway that wants any: those that it is said to have, as far as they are usable and nobody
+    /// else's. They become its own; [`Pool::allocate`] then keeps them.
+    pub(crate) fn adopt(&mut self, gateway: &ObjectName, said: &[IpAddr]) {
+        let is_free = |address: &&IpAddr| {
+            let holders = self.holders.get(*address);
+            self.is_usable(**address) && holders.is_none_or(|holders| holders.iter().all(|holder| holder == gateway))
+        };
+        let said: Vec<_> = said.iter().filter(is_free).copied().collect();
+        if said.is_empty() {
+            return;
+        }
+        let earlier = self.held.get(gateway).filter(|_| !self.asked.contains(gateway)).cloned().unwrap_or_default();
+        let other_family = earlier.into_iter().filter(|held| said.iter().all(|said| said.is_ipv6() != held.is_ipv6()));
+        let addresses: Vec<_> = other_family.chain(said.iter().copied()).collect();
+        self.give(gateway, &addresses);
     }
 
     /// Gives a Gateway an address of each family that the pool has, keeping the ones it has. `None`: no family has an
@@ -169,6 +188,21 @@ mod tests {
 
     fn gateway(index: usize) -> ObjectName {
         ObjectName::new("ns", format!("gateway-{index}"))
+    }
+
+    #[test]
+    fn what_is_said_of_a_gateway_comes_before_the_search() {
+        let mut pool = Pool::default();
+        pool.set_prefixes(&["203.0.113.0/28".parse().unwrap()]);
+        let (one, other) = (ObjectName::new("n", "one"), ObjectName::new("n", "other"));
+        let any = Families { v4: true, v6: true };
+        let address = |last: u8| IpAddr::from([203, 0, 113, last]);
+        pool.adopt(&one, &[address(14), address(15), "2001:db8::1".parse().unwrap()]);
+        assert_eq!(pool.allocate(&one, any), Some(vec![address(14)]), "15 is the broadcast address");
+        pool.adopt(&other, &[address(14)]);
+        assert_ne!(pool.allocate(&other, any), Some(vec![address(14)]), "it is another's");
+        pool.adopt(&one, &[address(3)]);
+        assert_eq!(pool.allocate(&one, any), Some(vec![address(3)]));
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::{
     status::{Condition, Conditions, ListenerStatus, ObjectStatus, Problem, condition},
 };
 
+/// What is said of what other nodes serve. With reason `Pending`, which tells who sums up all nodes that it is not a fault.
+const NOT_HERE: &str = "the domain is not served on this node";
+
 /// What a Gateway asks for in `spec.addresses`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum AddressWish {
@@ -147,7 +150,7 @@ pub(crate) struct ListenerOutcome {
     pub(crate) lost: Option<Problem>,
     /// What is wrong with its certificates.
     pub(crate) refs_problem: Option<Problem>,
-    /// Whether it is in the model.
+    /// Whether it is served where its domain is.
     pub(crate) is_served: bool,
 }
 
@@ -218,6 +221,9 @@ impl GatewayState {
                     "no listener is served: see the listeners' conditions",
                 );
             }
+            Ok(_) if !self.view.is_here => {
+                conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE);
+            }
             Ok(_) => {
                 conditions.push(condition::PROGRAMMED, true, "Programmed", "");
             }
@@ -242,13 +248,17 @@ impl GatewayState {
             None => conditions.push(condition::CONFLICTED, false, "NoConflicts", ""),
             Some(problem) => conditions.push(condition::CONFLICTED, true, problem.reason, &*problem.message),
         };
-        if outcome.is_served {
-            conditions.push(condition::PROGRAMMED, true, "Programmed", "");
-        } else {
-            let cause = rejection.or(refs_problem).or(self.rejection()).or(self.addresses.as_ref().err());
-            let message = cause.map_or("the domain is not served on this node", |problem| &*problem.message);
-            let reason = if cause.is_some() { "Invalid" } else { "Pending" };
-            conditions.push(condition::PROGRAMMED, false, reason, message);
+        let cause = rejection.or(refs_problem).or(self.rejection()).or(self.addresses.as_ref().err());
+        match cause {
+            _ if outcome.is_served && self.view.is_here => {
+                conditions.push(condition::PROGRAMMED, true, "Programmed", "");
+            }
+            Some(problem) if !outcome.is_served => {
+                conditions.push(condition::PROGRAMMED, false, "Invalid", &*problem.message);
+            }
+            _ => {
+                conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE);
+            }
         }
         conditions.into_list()
     }

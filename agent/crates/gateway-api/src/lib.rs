@@ -15,6 +15,7 @@ mod claims;
 mod domain;
 mod duration;
 mod endpoints;
+mod features;
 mod gateway;
 mod grants;
 mod httproute;
@@ -29,8 +30,9 @@ mod quantity;
 mod references;
 mod translator;
 
+pub use features::SUPPORTED_FEATURES;
 pub use object::{ENVOY_GROUP, GATEWAY_GROUP, Kind, OWN_GROUP, Object, ObjectRef};
 pub use origin::{Origin, Subject};
 pub use parse::{ParseError, Parsed, parse};
 pub use status::{Condition, ListenerStatus, ObjectStatus, ParentStatus, condition};
-pub use translator::{Changes, DomainChange, DomainEvent, Event, Settings, Translator};
+pub use translator::{Changes, DomainChange, DomainEvent, Event, Place, Settings, Translator};

@@ -54,6 +54,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind => [$($group),+][0],)+ }
             }
 
+            /// Versions of the kind's group that are read, the best first.
+            pub fn versions(self) -> &'static [&'static str] {
+                match self { $(Self::$kind => [$(&[$($version),+] as &[&str]),+][0],)+ }
+            }
+
             /// Whether objects of the kind live in a namespace.
             pub fn is_namespaced(self) -> bool {
                 match self { $(Self::$kind => $namespaced,)+ }
@@ -137,6 +142,20 @@ kinds! {
     ConfigMap(ConfigMap) = "ConfigMap", [("", "v1")], true, false;
 }
 
+impl Kind {
+    /// The kind as it is written in paths of an API server: `httproutes`.
+    pub fn plural(self) -> String {
+        let singular = self.as_str().to_ascii_lowercase();
+        if let Some(stem) = singular.strip_suffix("cy") {
+            format!("{stem}cies")
+        } else if singular.ends_with('s') {
+            format!("{singular}es")
+        } else {
+            format!("{singular}s")
+        }
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -194,5 +213,39 @@ fn show(path: &serde_ignored::Path<'_>) -> String {
             if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
         }
         Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => show(parent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::Resource as _;
+
+    use super::*;
+
+    #[test]
+    fn plurals_are_those_of_the_definitions() {
+        assert_eq!(Kind::Gateway.plural(), "gateways");
+        for (kind, plural) in [
+            (Kind::GatewayClass, GatewayClass::plural(&())),
+            (Kind::Gateway, Gateway::plural(&())),
+            (Kind::ListenerSet, ListenerSet::plural(&())),
+            (Kind::HTTPRoute, HttpRoute::plural(&())),
+            (Kind::BackendTLSPolicy, BackendTlsPolicy::plural(&())),
+            (Kind::EndpointSlice, EndpointSlice::plural(&())),
+            (Kind::ConfigMap, ConfigMap::plural(&())),
+            (Kind::TrafficDomain, TrafficDomain::plural(&())),
+        ] {
+            assert_eq!(kind.plural(), plural);
+        }
+    }
+
+    #[test]
+    fn every_version_that_is_watched_is_read() {
+        for &kind in Kind::ALL {
+            assert!(!kind.versions().is_empty());
+            for version in kind.versions() {
+                assert_eq!(Kind::find(kind.group(), version, kind.as_str()), Some(kind));
+            }
+        }
     }
 }

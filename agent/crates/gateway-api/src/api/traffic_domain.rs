@@ -2,19 +2,29 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::OwnStatus;
+use super::node_report::InterfaceReport;
 
 /// NICs, addresses, sources and limits of a traffic domain.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "tidegate.dev", version = "v1alpha1", kind = "TrafficDomain", status = "OwnStatus")]
-#[kube(derive = "PartialEq", derive = "Default")]
+#[kube(group = "tidegate.dev", version = "v1alpha1", kind = "TrafficDomain", status = "TrafficDomainStatus")]
+#[kube(derive = "PartialEq", derive = "Default", shortname = "td", category = "tidegate")]
+#[kube(doc = "A traffic domain: the NICs, addresses, sources and limits of the Gateways of one GatewayClass.")]
+#[kube(printcolumn = r#"{"name": "Interfaces", "type": "string", "jsonPath": ".spec.interfaces"}"#)]
+#[kube(printcolumn = r#"{"name": "Pool", "type": "string", "jsonPath": ".spec.addresses.pool"}"#)]
+#[kube(
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status"}"#
+)]
+#[kube(printcolumn = r#"{"name": "Nodes", "type": "string", "jsonPath": ".status.nodes[*].name", "priority": 1}"#)]
+#[kube(printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#)]
 #[serde(rename_all = "camelCase")]
 pub struct TrafficDomainSpec {
     /// NICs that the domain's frontends are reachable through.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 15)))]
     pub interfaces: Vec<String>,
     /// Where its Gateways get their addresses.
     pub addresses: AddressesSpec,
@@ -32,6 +42,7 @@ pub struct TrafficDomainSpec {
     pub egress: Option<EgressSpec>,
     /// Threads of its worker. Default: one for each core that `resources.cpu` gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
     pub shards: Option<u16>,
     /// Limits of its worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,11 +52,48 @@ pub struct TrafficDomainSpec {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+/// What is in force of a domain.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TrafficDomainStatus {
+    /// Conditions, by type.
+    #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The nodes that serve the domain, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub nodes: Vec<DomainNode>,
+}
+
+/// A domain on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainNode {
+    /// Name of the node.
+    pub name: String,
+    /// `metadata.generation` of the TrafficDomain that the node has applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The domain's NICs there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<InterfaceReport>,
+    /// Limits and walls that the node does not enforce, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_enforced: Vec<String>,
+    /// What the node could not apply, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
 /// Where Gateways get their addresses: exactly one of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.pool) != has(self.node)", "message": "set exactly one of pool and node"}
+]))]
 pub struct AddressesSpec {
     /// Prefixes to give each Gateway an address of its own from, one of each family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
     pub pool: Option<Vec<String>>,
     /// All Gateways share the node's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

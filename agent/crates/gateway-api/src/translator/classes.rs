@@ -36,11 +36,10 @@ impl Translator {
             self.edges.class_domains.replace(&name, named.into_iter().collect::<BTreeSet<_>>());
             let status = own.as_ref().zip(state.as_ref()).map(|(class, state)| {
                 let mut conditions = Conditions::new(class.metadata.generation);
-                conditions.judge(condition::ACCEPTED, "Accepted", state.domain.as_ref().err()).push(
+                conditions.judge(condition::ACCEPTED, "Accepted", state.domain.as_ref().err()).judge(
                     condition::SUPPORTED_VERSION,
-                    true,
                     "SupportedVersion",
-                    "",
+                    self.unknown_release().as_ref(),
                 );
                 ObjectStatus { conditions: conditions.into_list(), ..ObjectStatus::default() }
             });
@@ -53,6 +52,15 @@ impl Translator {
                 };
             }
         }
+    }
+
+    /// What is wrong with the release of the installed definitions. They are used all the same, as far as they are known.
+    fn unknown_release(&self) -> Option<Problem> {
+        let release = self.settings.unknown_release.as_ref()?;
+        Some(Problem::new(
+            "UnsupportedVersion",
+            format!("the Gateway API CRDs are of {release}, and v1.6 and v1.7 are known: install one of these"),
+        ))
     }
 
     fn find_domain_of(&self, class: &GatewayClass) -> Result<DomainName, Problem> {

@@ -96,11 +96,13 @@ impl Translator {
         mut read: BTreeMap<ObjectName, GatewayState>,
         freed: &mut BTreeSet<DomainName>,
     ) -> BTreeSet<ObjectName> {
-        // Addresses that are asked for by value first, so that nobody else is given one of them; then the older first.
+        // Addresses that are asked for by value first, so that nobody else is given one of them, then those that Gateways
+        // are said to have; then the older first.
         let mut order: Vec<_> = read.keys().cloned().collect();
         order.sort_by_key(|name| {
             let draft = &read[name].draft;
-            (matches!(draft.wish, AddressWish::Any(_)), draft.created, name.clone())
+            let is_new = !self.said_addresses.contains_key(name);
+            (matches!(draft.wish, AddressWish::Any(_)), is_new, draft.created, name.clone())
         });
         let mut concerned = BTreeSet::new();
         for name in order {
@@ -260,21 +262,28 @@ impl Translator {
                 let prefixes = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let Some(pool) = self.pools.get_mut(domain) else { return (Ok(Vec::new()), true) };
                 let addresses = match &state.draft.wish {
-                    AddressWish::Any(families) => pool.allocate(name, *families).ok_or_else(|| {
+                    AddressWish::Any(families) => {
+                        pool.adopt(name, self.said_addresses.get(name).map_or(&[], Vec::as_slice));
+                        pool.allocate(name, *families).ok_or_else(|| {
                         let message = format!("the pool of TrafficDomain/{domain} ({prefixes}) has no address left: enlarge spec.addresses.pool or delete a Gateway");
                         Problem::new(NOT_ASSIGNED, message)
-                    }),
-                    AddressWish::These(addresses) => match addresses.iter().find(|address| !pool.is_usable(**address)) {
-                        Some(address) => {
-                            pool.release(name);
-                            let message = format!("spec.addresses: {address} is not a usable address of TrafficDomain/{domain} ({prefixes}): choose one of its pool");
-                            Err(Problem::new("AddressNotUsable", message))
+                    })
+                    }
+                    AddressWish::These(addresses) => {
+                        match addresses.iter().find(|address| !pool.is_usable(**address)) {
+                            Some(address) => {
+                                pool.release(name);
+                                let message = format!(
+                                    "spec.addresses: {address} is not a usable address of TrafficDomain/{domain} ({prefixes}): choose one of its pool"
+                                );
+                                Err(Problem::new("AddressNotUsable", message))
+                            }
+                            None => {
+                                pool.hold(name, addresses);
+                                Ok(addresses.clone())
+                            }
                         }
-                        None => {
-                            pool.hold(name, addresses);
-                            Ok(addresses.clone())
-                        }
-                    },
+                    }
                 };
                 (addresses, true)
             }
@@ -299,18 +308,20 @@ impl Translator {
             let (usable, refs_problem) = self.find_certificates(listener);
             let mut outcome = ListenerOutcome { lost, refs_problem, is_served: false };
             if let Some(protocol) = listener.protocol
-                && is_here
+                && domain.is_some()
                 && listener.is_valid()
                 && outcome.lost.is_none()
                 && !frontends.is_empty()
                 && (protocol == Protocol::Http || !usable.is_empty())
             {
                 outcome.is_served = true;
-                certificates.extend(usable.iter().cloned());
-                let tls = (protocol == Protocol::Https)
-                    .then(|| ListenerTls { certificates: usable.into_iter().map(CertificateKey).collect() });
-                let hostname = listener.hostname.clone();
-                listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
+                if is_here {
+                    certificates.extend(usable.iter().cloned());
+                    let tls = (protocol == Protocol::Https)
+                        .then(|| ListenerTls { certificates: usable.into_iter().map(CertificateKey).collect() });
+                    let hostname = listener.hostname.clone();
+                    listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
+                }
             }
             outcomes.push(outcome);
         }

@@ -53,6 +53,8 @@ pub struct Settings {
     /// Whether a route is told that its Gateway does not exist. True where no other controller can own that Gateway (a
     /// folder of files), false in Kubernetes.
     pub reports_missing_parents: bool,
+    /// Release of the installed Gateway API definitions when it is none that is known; `None` for a folder of files.
+    pub unknown_release: Option<String>,
 }
 
 /// A change of an object.
@@ -97,6 +99,15 @@ pub enum DomainEvent {
     Removed,
 }
 
+/// Where a Gateway has its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Domain that serves it.
+    pub domain: DomainName,
+    /// Whether its addresses are those of the nodes.
+    pub shares_node_addresses: bool,
+}
+
 /// Translates objects into models and statuses.
 #[derive(Debug)]
 pub struct Translator {
@@ -107,6 +118,8 @@ pub struct Translator {
     domains: BTreeMap<DomainName, DomainState>,
     classes: BTreeMap<ObjectName, ClassState>,
     pools: BTreeMap<DomainName, Pool>,
+    /// Addresses that the status of Gateways shows.
+    said_addresses: BTreeMap<ObjectName, Vec<IpAddr>>,
     gateways: BTreeMap<ObjectName, GatewayState>,
     claims: Claims,
     certificates: BTreeMap<ObjectName, Result<Arc<tidegate_model::Certificate>, String>>,
@@ -145,6 +158,7 @@ impl Translator {
             domains: BTreeMap::new(),
             classes: BTreeMap::new(),
             pools: BTreeMap::new(),
+            said_addresses: BTreeMap::new(),
             gateways: BTreeMap::new(),
             claims: Claims::default(),
             certificates: BTreeMap::new(),
@@ -182,6 +196,20 @@ impl Translator {
         self.settle()
     }
 
+    /// Takes the addresses that a Gateway's status shows in a cluster: they come before those that would be found for it. In
+    /// force with the next call of [`Self::apply`].
+    pub fn set_said_addresses(&mut self, gateway: &ObjectName, addresses: Vec<IpAddr>) {
+        let has = self.gateways.get(gateway).and_then(|state| state.addresses.as_ref().ok());
+        if !addresses.is_empty() && has.is_some_and(|has| *has != addresses) {
+            self.work.gateways.insert(gateway.clone());
+        }
+        if addresses.is_empty() {
+            self.said_addresses.remove(gateway);
+        } else {
+            self.said_addresses.insert(gateway.clone(), addresses);
+        }
+    }
+
     /// Takes other settings: the node's addresses or labels have changed.
     pub fn set_settings(&mut self, settings: Settings) -> Changes {
         if self.settings != settings {
@@ -199,6 +227,17 @@ impl Translator {
     /// The model of a domain that is served on this node.
     pub fn model(&self, domain: &DomainName) -> Option<&Model> {
         self.models.find(domain)
+    }
+
+    /// Where a Gateway of this controller has its place; `None` when it has none.
+    pub fn find_place(&self, gateway: &ObjectName) -> Option<Place> {
+        let state = self.gateways.get(gateway)?;
+        Some(Place { domain: state.domain.clone().ok()?, shares_node_addresses: !state.owns_addresses })
+    }
+
+    /// Addresses of this node, as domains with `addresses: {node: InternalIP}` have them.
+    pub fn node_addresses(&self) -> &[IpAddr] {
+        &self.settings.node_addresses
     }
 
     /// What is said about an object; `None` when it is not this project's or nothing is to be said.

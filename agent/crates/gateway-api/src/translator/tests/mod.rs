@@ -58,6 +58,7 @@ fn settings() -> Settings {
         node_addresses: vec!["192.0.2.10".parse().unwrap()],
         node_labels: BTreeMap::from([("role".to_owned(), "gateway".to_owned())]),
         reports_missing_parents: true,
+        unknown_release: None,
     }
 }
 

@@ -163,52 +163,5 @@ fn drop_nulls(value: &mut Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn controllers() -> Vec<String> {
-        vec!["tidegate.dev/gateway-controller".to_owned()]
-    }
-
-    #[test]
-    fn entries_of_others_stay_and_times_change_with_the_status_only() {
-        let current = json!({"parents": [
-            {"parentRef": {"name": "gw"}, "controllerName": "other.example/c", "conditions": [{"type": "Accepted", "status": "False", "lastTransitionTime": "o"}]},
-            {"parentRef": {"name": "gw", "group": "gateway.networking.k8s.io", "kind": "Gateway"}, "controllerName": "tidegate.dev/gateway-controller", "conditions": [
-                {"type": "Accepted", "status": "True", "lastTransitionTime": "old"},
-                {"type": "ResolvedRefs", "status": "True", "lastTransitionTime": "old"},
-            ]},
-            {"parentRef": {"name": "gone"}, "controllerName": "tidegate.dev/gateway-controller", "conditions": []},
-        ]});
-        let desired = json!({"parents": [{"parentRef": {"name": "gw", "port": null}, "controllerName": "tidegate.dev/gateway-controller", "conditions": [
-            {"type": "Accepted", "status": "True", "observedGeneration": 2},
-            {"type": "ResolvedRefs", "status": "False", "observedGeneration": null},
-        ]}]});
-        let merged = merge(Kind::HTTPRoute, &controllers(), &current, desired, "now");
-        assert_eq!(
-            merged,
-            json!({"parents": [
-                {"parentRef": {"name": "gw"}, "controllerName": "other.example/c", "conditions": [{"type": "Accepted", "status": "False", "lastTransitionTime": "o"}]},
-                {"parentRef": {"name": "gw"}, "controllerName": "tidegate.dev/gateway-controller", "conditions": [
-                    {"type": "Accepted", "status": "True", "observedGeneration": 2, "lastTransitionTime": "old"},
-                    {"type": "ResolvedRefs", "status": "False", "lastTransitionTime": "now"},
-                ]},
-            ]})
-        );
-    }
-
-    #[test]
-    fn listeners_keep_their_own_times() {
-        let listener = |name: &str, time: Option<&str>| {
-            let mut condition = json!({"type": "Accepted", "status": "True"});
-            if let Some(time) = time {
-                condition["lastTransitionTime"] = time.into();
-            }
-            json!({"name": name, "conditions": [condition]})
-        };
-        let current = json!({"listeners": [listener("b", Some("b")), listener("a", Some("a"))]});
-        let desired = json!({"conditions": [], "listeners": [listener("a", None), listener("c", None)]});
-        let merged = merge(Kind::Gateway, &controllers(), &current, desired, "now");
-        assert_eq!(merged["listeners"], json!([listener("a", Some("a")), listener("c", Some("now"))]));
-    }
-}
+#[path = "write_tests.rs"]
+mod tests;

@@ -31,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// Crates of others that only some of ours may have below them, at any depth.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("aya", &["tidegate-kernel", "tidegate", "tidegate-tests"]),
-    ("kube-client", &["tidegate"]),
+    ("kube-client", &["tidegate", "tidegate-fuzz"]),
     ("kube", &["tidegate-gateway-api", "tidegate", "tidegate-fuzz"]),
 ];
 

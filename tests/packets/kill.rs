@@ -50,7 +50,7 @@ const BEDS: usize = 4;
 const NEWLY_DENIED: [u8; 4] = [198, 18, 0, 7];
 const NEW_PORT: u16 = 8443;
 /// Between two packets of a judge, so that judging does not take the machine from what is judged.
-const PACE: Duration = Duration::from_millis(2);
+const PACE: Duration = Duration::from_millis(5);
 
 /// What differs between the agent that is there and the one that comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -217,9 +217,10 @@ fn run_course(bed: &mut Bed, course: &mut Course) {
         scope.spawn(|| judges.accept_dials(&allowed));
         let (mut is_second, mut object) = (false, 0);
         for round in 0..ROUNDS / BEDS {
-            // Every kind in turn until all its steps were died at; then states, which change most often in life.
-            let kinds = [Kind::Version, Kind::Programs, Kind::State];
-            let kind = kinds.into_iter().cycle().skip(round % 3).take(3).find(|kind| !course.covered.contains(kind));
+            // One kind after the other until all its steps were died at, so that few rounds begin with loading everything;
+            // then states, which change most often in life.
+            let kind =
+                [Kind::State, Kind::Programs, Kind::Version].into_iter().find(|kind| !course.covered.contains(kind));
             let kind = kind.unwrap_or(Kind::State);
             match kind {
                 Kind::State => is_second = !is_second,

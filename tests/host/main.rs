@@ -28,6 +28,8 @@ mod interfaces;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
+mod open_connections;
+#[cfg(test)]
 mod ownership;
 #[cfg(test)]
 mod packets;

@@ -14,6 +14,7 @@ mod lists;
 mod martian;
 mod mirror;
 mod neighbours;
+mod open;
 mod random;
 mod rates;
 mod samples;

@@ -22,6 +22,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_PROG_GET_FD_BY_ID: libc::c_long = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
@@ -49,6 +50,15 @@ pub(crate) fn put_element<V: Plain>(config: &KernelConfig, map: &str, key: u32, 
     let map = open_map(config, map);
     let (key, value) = (&raw const key as u64, std::ptr::from_ref(value) as u64);
     bpf(BPF_MAP_UPDATE_ELEM, &mut [map.as_raw_fd() as u64, key, value, 0]);
+}
+
+/// Puts elements into a pinned map: keys one behind the other, each with the same value.
+pub(crate) fn fill_map(config: &KernelConfig, map: &str, keys: &[u8], value: &[u8], count: u32) {
+    let map = open_map(config, map);
+    let values = value.repeat(count as usize);
+    // In and out positions (none), keys, values, count and descriptor, flags of elements and of the call.
+    let (keys, values, place) = (keys.as_ptr() as u64, values.as_ptr() as u64, (map.as_raw_fd() as u64) << 32);
+    bpf(BPF_MAP_UPDATE_BATCH, &mut [0, 0, keys, values, u64::from(count) | place, 0, 0]);
 }
 
 /// Opens a pinned object.

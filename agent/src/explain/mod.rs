@@ -199,6 +199,7 @@ fn walk_and_ask(
             arrival,
             is_kernel_on: state.tier.borrow().is_on,
             find_origin: &|name, subject| translator.find_origin(name, subject),
+            count_open: &|domain, source| state.kernel.borrow_mut().kernel()?.open_connections(domain, source).ok(),
             read_rates: &|domain, source| state.kernel.borrow_mut().kernel()?.rate_state(domain, source).ok(),
             is_known,
         };

@@ -1,7 +1,8 @@
 //! The way of a packet by the model. The order and the reasons are those of the kernel's `admit`, written down a second
 //! time on purpose: the loaded program is asked as well, so a difference shows. Pure.
 //!
-//! Order: frontend → NIC → martian → deny list → allow list → port or ICMP message → rates of new connections → admission.
+//! Order: frontend → NIC → martian → deny list → allow list → port or ICMP message → open connections → rates of new
+//! connections → admission.
 
 use std::net::IpAddr;
 
@@ -22,6 +23,9 @@ pub(super) type FindOrigin<'a> = &'a dyn Fn(&DomainName, &Subject) -> Option<Ori
 
 /// Reads what the buckets of a domain hold now for a source; `None` when that is not known.
 pub(super) type ReadRates<'a> = &'a dyn Fn(DomainId, IpAddr) -> Option<RateState>;
+
+/// Open connections of the source that an address belongs to, and of the domain; `None` when that is not known.
+pub(super) type CountOpen<'a> = &'a dyn Fn(DomainId, IpAddr) -> Option<(u64, u64)>;
 
 /// A domain as the walk sees it.
 #[derive(Clone, Copy)]
@@ -47,6 +51,8 @@ pub(super) struct Scene<'a> {
     pub(super) read_rates: ReadRates<'a>,
     /// Whether the source has completed a handshake with the domain, so that the domain's reserve is its too.
     pub(super) is_known: bool,
+    /// Counts open connections.
+    pub(super) count_open: CountOpen<'a>,
 }
 
 /// Where a walk led to.
@@ -172,7 +178,10 @@ impl Walk<'_> {
                 let step = Step::new("icmp", "frontends take echo, and the errors that path MTU discovery needs");
                 self.deny(step, Reason::IcmpDenied)
             }
-            _ if self.scene.is_kernel_on && self.question.payload == Payload::Tcp => self.judge_rates(),
+            _ if self.scene.is_kernel_on && self.question.payload == Payload::Tcp => {
+                self.judge_open_connections()?;
+                self.judge_rates()
+            }
             _ => Ok(()),
         }
     }
@@ -310,6 +319,31 @@ impl Walk<'_> {
             return self.deny(step, reason);
         }
         self.steps.push(step);
+        Ok(())
+    }
+
+    fn judge_open_connections(&mut self) -> Result<(), Reason> {
+        let admission = &self.owner.domain.model.domain.admission;
+        let limits = [
+            (admission.open_per_source, Reason::OpenSource, "the source"),
+            (admission.open_total, Reason::OpenDomain, "the domain"),
+        ];
+        if limits.iter().all(|(limit, ..)| limit.is_none()) {
+            return Ok(());
+        }
+        let Some((by_source, total)) = (self.scene.count_open)(self.owner.domain.id, self.question.source) else {
+            self.steps.push(Step::new("open connections", "cannot be read from the kernel"));
+            return Ok(());
+        };
+        for ((limit, reason, whose), open) in limits.into_iter().zip([by_source, total]) {
+            let Some(limit) = limit else { continue };
+            let step = Step::new("open connections", format!("{whose} has {open} of {limit}"));
+            let step = step.by(self.object(), cause(reason).field, limit.to_string());
+            if open >= limit.into() {
+                return self.deny(step, reason);
+            }
+            self.steps.push(step);
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The model's walk: each reason, and the object, field and value that it names. That the loaded program says the same is
 //! a test of the level `host`.
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, rc::Rc, sync::Arc};
 
 use tidegate_kernel::{RateState, Reason};
 use tidegate_model::{
@@ -56,6 +56,8 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
                 deny: networks(&["192.0.2.0/24", "192.0.2.7/32"]),
                 per_source: Some(RateLimit { rate: 10, burst: 20 }),
                 total: Some(RateLimit { rate: 100, burst: 200 }),
+                open_per_source: Some(2),
+                open_total: Some(9),
                 ..Admission::default()
             },
         ),
@@ -77,13 +79,19 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
     };
     let arrival = interface.map(nic);
     // Sources by what is left for them, and for the domain.
-    let read_rates = |_, source: std::net::IpAddr| {
+    let read_rates = |_, source: IpAddr| {
         let (source, total, total_known) = match source.to_string().as_str() {
             "198.51.100.3" => (0, 5, 6),
             "198.51.100.4" => (2, 0, 6),
             _ => (3, 5, 6),
         };
         Some(RateState { source: Some(source), is_shared: false, total: Some(total), total_known: Some(total_known) })
+    };
+    // A source with two connections, and one that comes when the domain is full.
+    let count_open = |_, source: IpAddr| match source.to_string().as_str() {
+        "198.51.100.2" => Some((2, 5)),
+        "198.51.100.9" => Some((1, 9)),
+        _ => Some((1, 5)),
     };
     let scene = Scene {
         domains: &facts,
@@ -92,6 +100,7 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
         find_origin: &|_, _| None,
         read_rates: &read_rates,
         is_known: false,
+        count_open: &count_open,
     };
     let Way { steps, reason, .. } = packet::walk(&scene, &question);
     assert_eq!(reason.is_denial(), steps.iter().any(|step| step.is_denial), "{steps:?}");
@@ -127,6 +136,24 @@ fn names_what_decides() {
     // NIC and source come before the port: a scan of ports tells a denied source nothing.
     assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("wan0")).0, Reason::SourceDenied);
     assert_eq!(walk("192.0.2.7", "203.0.113.1:80", Some("lan0")).0, Reason::WrongInterface);
+}
+
+#[test]
+fn limits_on_open_connections_name_their_fields() {
+    let public = "203.0.113.1:443";
+    assert_eq!(
+        walk("198.51.100.2", public, None),
+        (Reason::OpenSource, "TrafficDomain/public spec.admission.openConnections.perSource 2".to_owned())
+    );
+    assert_eq!(
+        walk("198.51.100.9", public, Some("wan0")),
+        (Reason::OpenDomain, "TrafficDomain/public spec.admission.openConnections.total 9".to_owned())
+    );
+    // They are asked last, of TCP alone, and of domains that have them.
+    assert_eq!(walk("198.51.100.2", "203.0.113.1:80", None).0, Reason::NoFrontend);
+    assert_eq!(walk("198.51.100.2", public, Some("lan0")).0, Reason::WrongInterface);
+    let ping = walk_with(Payload::Icmp { kind: 8, code: 0 }, "198.51.100.2", "203.0.113.1:0", None);
+    assert_eq!(ping.0, Reason::Admitted);
 }
 
 #[test]

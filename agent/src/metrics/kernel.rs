@@ -10,7 +10,7 @@ use tidegate_kernel::{CounterRow, Hook, RateFill, Reason};
 use tidegate_model::DomainId;
 
 use super::{
-    domain_series,
+    connections, domain_series,
     page::{Kind, Labels, Page},
 };
 use crate::{state::State, verdicts::reasons_of};
@@ -30,6 +30,7 @@ pub(super) fn render(state: &State, page: &mut Page) {
     let domains: BTreeMap<DomainId, Labels> =
         state.domains.borrow().values().map(|domain| (domain.id, domain_series(&domain.model.domain))).collect();
     render_verdicts(&domains, &kernel.counters().unwrap_or_default(), page);
+    connections::render(&domains, &kernel.connections().unwrap_or_default(), page);
     if let Ok(losses) = kernel.sample_losses() {
         page.family(
             "tidegate_kernel_samples_lost_total",

@@ -4,6 +4,7 @@
 //! What can be read from the agent's state is written at each scrape, so that nothing is shown of what is gone; the
 //! recorder only holds what happens in between. Cardinality is bounded: domains × hooks × reasons, domains × interfaces.
 
+mod connections;
 mod kernel;
 mod page;
 
@@ -22,9 +23,10 @@ const CHANGE_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 
 /// Names that series use themselves, here and in workers; a domain's label of such a name gets [`OWN_LABEL_PREFIX`]
 /// before it, since a name that stands twice makes Prometheus refuse the whole scrape.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "backend",
     "cause",
+    "direction",
     "gateway",
     "hook",
     "instance",

@@ -61,12 +61,40 @@ impl Page {
                 writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes all text");
                 is_begun = true;
             }
-            let line = match labels.0.as_str() {
-                "" => writeln!(self.text, "{name} {value}"),
-                labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
-            };
-            line.expect("a String takes all text");
+            self.line(name, &labels, value);
         }
+    }
+
+    /// Adds a family of histograms: each has upper bounds with the values between one and the next, and their sum.
+    pub(crate) fn histogram<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels, &'a [(f64, u64)], f64)>,
+    ) {
+        let mut is_begun = false;
+        for (labels, buckets, sum) in series {
+            if !is_begun {
+                writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} histogram").expect("a String takes all text");
+                is_begun = true;
+            }
+            let mut count = 0;
+            for (bound, values) in buckets {
+                count += values;
+                let bound = if bound.is_infinite() { "+Inf".to_owned() } else { bound.to_string() };
+                self.line(&format!("{name}_bucket"), &labels.clone().with("le", bound), count);
+            }
+            self.line(&format!("{name}_sum"), &labels, sum);
+            self.line(&format!("{name}_count"), &labels, count);
+        }
+    }
+
+    fn line(&mut self, name: &str, labels: &Labels, value: impl Display) {
+        let line = match labels.0.as_str() {
+            "" => writeln!(self.text, "{name} {value}"),
+            labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+        line.expect("a String takes all text");
     }
 
     /// Adds a family of one series without labels.

@@ -14,8 +14,8 @@ use std::{
 };
 
 use tidegate_kernel::{
-    ApplyFailure, AttachMode, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, RateFill, RateState,
-    SampleLosses, Verdict,
+    ApplyFailure, AttachMode, ConnectionRow, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, RateFill,
+    RateState, SampleLosses, Verdict,
 };
 use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
 use tracing::{debug, info, warn};
@@ -226,6 +226,22 @@ impl KernelTier {
     /// The kernel's.
     pub fn rate_state(&self, domain: DomainId, source: IpAddr) -> Result<RateState, KernelError> {
         self.kernel.rate_state(domain, source)
+    }
+
+    /// Connections of every domain.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn connections(&self) -> Result<Vec<ConnectionRow>, KernelError> {
+        self.kernel.connections()
+    }
+
+    /// Open connections of the source that an address belongs to, and of the domain.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_connections(&self, domain: DomainId, source: IpAddr) -> Result<(u64, u64), KernelError> {
+        self.kernel.open_connections(domain, source)
     }
 
     /// Samples that did not get through.

@@ -67,6 +67,7 @@ fn open_kernel(options: &RunOptions) -> Result<Kit, Vec<String>> {
     // Without a hierarchy of version 2 there is no guard at all, which each domain reports.
     if let Some(base) = Cgroups::discover(&options.instance).base() {
         kernel.watch_borrowed(base).map_err(|error| vec![error.to_string()])?;
+        kernel.attach_observe(base).map_err(|error| vec![error.to_string()])?;
     }
     let mut warnings = features.warnings;
     let samples = kernel.take_samples().map_err(|error| warnings.push(format!("no sampled verdicts: {error}"))).ok();

@@ -88,6 +88,11 @@ pub(super) const RIGHT: &[Right] = &[
     right(DOMAINS, "New connections", &[PUBLIC], some),
     right(DOMAINS, "Open connections", &[PUBLIC], some),
     right(DOMAINS, "TLS handshakes", &[PUBLIC], some),
+    right(DOMAINS, "Round-trip time", &[PUBLIC], some),
+    right(DOMAINS, "Round-trip time", &[PRIVATE], some),
+    right(DOMAINS, "Connection duration", &[PUBLIC], some),
+    // Nothing is lost between namespaces, unless the machine is too busy.
+    right(DOMAINS, "Segments sent again", &[PUBLIC], |value| value >= 0.0),
     right(DOMAINS, "Endpoints", &[PUBLIC, ("state", "ready")], two),
     right(DOMAINS, "Endpoints", &[PRIVATE, ("state", "ready")], one),
     right(DOMAINS, "Change to applied", &[PUBLIC], some),

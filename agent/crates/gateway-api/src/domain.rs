@@ -166,11 +166,16 @@ fn read_admission<'a>(
     let limits = spec.admission.clone().unwrap_or_default();
     let rates = limits.new_connections.clone().unwrap_or_default();
     let mut rate = |field, rate: Option<RateSpec>| rate.and_then(|rate| read_rate(field, rate, faults));
+    let (per_source, total) = (rate("perSource", rates.per_source), rate("total", rates.total));
+    let open = limits.open_connections.clone().unwrap_or_default();
+    let mut open_limit = |field, limit: Option<u64>| limit.and_then(|limit| read_open_limit(field, limit, faults));
     Admission {
         deny,
         allow: is_closed.then_some(allow),
-        per_source: rate("perSource", rates.per_source),
-        total: rate("total", rates.total),
+        per_source,
+        total,
+        open_per_source: open_limit("perSource", open.per_source),
+        open_total: open_limit("total", open.total),
         source_bits: read_source_bits(&limits, faults),
         syn_cookies: match limits.syn_cookies {
             None | Some(SynCookiesSpec::Kernel) => SynCookies::Kernel,
@@ -200,6 +205,19 @@ fn read_rate(field: &str, rate: RateSpec, faults: &mut Vec<String>) -> Option<Ra
         burst => burst.unwrap_or(rate.rate),
     };
     Some(RateLimit { rate: rate.rate, burst })
+}
+
+/// A number of open connections that cannot be meant is a fault, and no limit.
+fn read_open_limit(field: &str, limit: u64, faults: &mut Vec<String>) -> Option<u32> {
+    let read = u32::try_from(limit).ok().filter(|&limit| limit > 0);
+    if read.is_none() {
+        let why = if limit == 0 { "lets nobody connect" } else { "is more than a node can have" };
+        faults.push(format!(
+            "spec.admission.openConnections.{field}: {limit} {why}, there is no limit: write 1 to {}",
+            u32::MAX
+        ));
+    }
+    read
 }
 
 fn read_source_bits(limits: &AdmissionSpec, faults: &mut Vec<String>) -> SourceBits {
@@ -233,9 +251,6 @@ fn read_limits(spec: &TrafficDomainSpec, faults: &mut Vec<String>) -> ResourceLi
 /// Fields that are read but that nothing acts on yet.
 fn find_unenforced(spec: &TrafficDomainSpec) -> Vec<String> {
     let mut fields = Vec::new();
-    if spec.admission.as_ref().is_some_and(|admission| admission.open_connections.is_some()) {
-        fields.push("spec.admission.openConnections");
-    }
     if spec.egress.is_some() {
         fields.push("spec.egress");
     }

@@ -448,6 +448,7 @@ impl Kernel {
         self.unwatch_domain(domain)?;
         self.set_sockets(domain, None, None)?;
         self.rates.forget(domain.0)?;
+        self.connections.forget(domain.0)?;
         for hook in Hook::ALL {
             for reason in Reason::ALL {
                 self.tables.clear_counter(counter_index(domain.0, hook, reason))?;

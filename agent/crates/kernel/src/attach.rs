@@ -1,7 +1,7 @@
 //! Links: where the programs hang. Every link is pinned, so it outlives the agent.
 //!
 //! Names say what a link is: `xdp-<ifindex>-<native|generic>`, `steer`, `guard-<domain>-<cgroup id>-<program>`,
-//! `borrowed-<cgroup id>-<program>`. A link whose interface, cgroup or namespace is gone runs nothing; its pin is removed
+//! `borrowed-<cgroup id>-<program>`, `observe-<cgroup id>`. A link whose interface, cgroup or namespace is gone runs nothing; its pin is removed
 //! when it is met.
 
 use std::{
@@ -55,6 +55,7 @@ pub(crate) enum LinkName {
     Steer,
     Guard { domain: u32, cgroup: u64, program: ProgramName },
     Borrowed { cgroup: u64, program: ProgramName },
+    Observe { cgroup: u64 },
 }
 
 impl LinkName {
@@ -72,6 +73,9 @@ impl LinkName {
             let program = ProgramName::parse(program).filter(|program| ProgramName::BORROWED.contains(program))?;
             return Some(Self::Borrowed { cgroup: cgroup.parse().ok()?, program });
         }
+        if let Some(cgroup) = text.strip_prefix("observe-") {
+            return Some(Self::Observe { cgroup: cgroup.parse().ok()? });
+        }
         let mut parts = text.strip_prefix("guard-")?.splitn(3, '-');
         let (domain, cgroup, program) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
         let program = ProgramName::parse(program).filter(|program| ProgramName::GUARDS.contains(program))?;
@@ -84,14 +88,14 @@ impl LinkName {
             Self::Xdp { ifindex, .. } => target == u64::from(ifindex),
             // Which namespace is looked at when it is attached.
             Self::Steer => target != 0,
-            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } => target == cgroup,
+            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } | Self::Observe { cgroup } => target == cgroup,
         }
     }
 
     /// Id of the cgroup that it hangs on.
     pub(crate) fn cgroup(self) -> Option<u64> {
         match self {
-            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } => Some(cgroup),
+            Self::Guard { cgroup, .. } | Self::Borrowed { cgroup, .. } | Self::Observe { cgroup } => Some(cgroup),
             Self::Xdp { .. } | Self::Steer => None,
         }
     }
@@ -100,6 +104,7 @@ impl LinkName {
         match self {
             Self::Xdp { .. } => ProgramName::Admit,
             Self::Steer => ProgramName::Steer,
+            Self::Observe { .. } => ProgramName::Observe,
             Self::Guard { program, .. } | Self::Borrowed { program, .. } => program,
         }
     }
@@ -112,6 +117,7 @@ impl fmt::Display for LinkName {
             Self::Steer => f.write_str("steer"),
             Self::Guard { domain, cgroup, program } => write!(f, "guard-{domain}-{cgroup}-{}", program.as_str()),
             Self::Borrowed { cgroup, program } => write!(f, "borrowed-{cgroup}-{}", program.as_str()),
+            Self::Observe { cgroup } => write!(f, "observe-{cgroup}"),
         }
     }
 }
@@ -335,7 +341,7 @@ impl Kernel {
         Ok(true)
     }
 
-    fn pin_link(&mut self, link: OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
+    pub(crate) fn pin_link(&mut self, link: OwnedFd, link_name: LinkName) -> Result<(), KernelError> {
         let name = link_name.to_string();
         let path = self.pins.link(&name);
         // A link of that name hangs on something that is gone, or it would have been adopted.
@@ -363,14 +369,14 @@ impl Kernel {
 }
 
 /// The folder of a cgroup and its id: the inode, which is what programs see (kernfs, 64 bit).
-fn open_cgroup(path: &Path) -> Result<(fs::File, u64), KernelError> {
+pub(crate) fn open_cgroup(path: &Path) -> Result<(fs::File, u64), KernelError> {
     let file_error = |source| KernelError::File { path: path.to_owned(), source };
     let folder = fs::File::open(path).map_err(file_error)?;
     let id = folder.metadata().map_err(file_error)?.ino();
     Ok((folder, id))
 }
 
-pub(crate) fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
+fn open_link(pin: &Path) -> Result<Option<(OwnedFd, LinkInfo)>, KernelError> {
     let link = match sys::open_pin(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.map_err(pin_error(pin))?,
@@ -388,6 +394,7 @@ mod tests {
         let names = [
             LinkName::Xdp { ifindex: 7, mode: AttachMode::Generic },
             LinkName::Steer,
+            LinkName::Observe { cgroup: 1 },
             LinkName::Guard { domain: 3, cgroup: u64::MAX, program: ProgramName::GuardSendmsg6 },
             LinkName::Borrowed { cgroup: 9, program: ProgramName::BorrowedBind4 },
         ];

@@ -100,6 +100,7 @@ impl Kernel {
             fill(name::SOURCES_V4, v4, map::MAX_SOURCES),
             fill(name::SOURCES_V6, v6, map::MAX_SOURCES),
             fill(name::DIALLED, applied.dialled.len(), map::MAX_DIALLED),
+            self.connections.fill(),
         ]
     }
 }

@@ -8,6 +8,7 @@
 
 mod apply;
 mod attach;
+mod connections;
 mod counters;
 mod craft;
 mod desired;
@@ -33,6 +34,7 @@ mod upkeep;
 pub use tidegate_abi::{Hook, Reason};
 
 pub use attach::AttachMode;
+pub use connections::{ConnectionRow, Histogram};
 pub use counters::{CounterRow, MapFill, SampleLosses};
 pub use craft::{PacketSpec, Payload, craft};
 pub use desired::{AppliedReport, ApplyFailure, Desired, DomainDesired, Interface};

@@ -12,6 +12,8 @@ pub(crate) fn limits_of(admission: &Admission) -> Policy {
     Policy {
         per_source: rate_of(admission.per_source),
         total: rate_of(admission.total),
+        open_per_source: admission.open_per_source.unwrap_or_default(),
+        open_total: admission.open_total.unwrap_or_default(),
         v4_bits: admission.source_bits.v4,
         v6_bits: admission.source_bits.v6,
         flags,

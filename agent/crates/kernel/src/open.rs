@@ -18,6 +18,7 @@ use tidegate_model::{Admission, DomainId};
 use crate::{
     KernelError,
     attach::AttachMode,
+    connections::ConnectionTables,
     entries::Entries,
     maps::Maps,
     pins::{ObjectHash, Pins, open_pinned},
@@ -79,6 +80,7 @@ pub struct Kernel {
     pub(crate) programs: Programs,
     pub(crate) tables: Tables,
     pub(crate) rates: RateTables,
+    pub(crate) connections: ConnectionTables,
     /// What the maps hold.
     pub(crate) applied: Entries,
     /// Where `admit` runs.
@@ -129,6 +131,7 @@ impl Kernel {
         let mut tables = Tables::take(&mut maps)?;
         tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
         let rates = RateTables::take(&mut maps)?;
+        let connections = ConnectionTables::take(&mut maps)?;
         let samples = maps.take_map(name::SAMPLES);
         let applied = tables.read_entries()?;
         let mut kernel = Self {
@@ -137,6 +140,7 @@ impl Kernel {
             programs,
             tables,
             rates,
+            connections,
             applied,
             attached: BTreeMap::new(),
             links: BTreeMap::new(),

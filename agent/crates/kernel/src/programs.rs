@@ -53,6 +53,7 @@ programs! {
     Explain, "explain", Xdp;
     Cookie, "cookie", Xdp;
     Steer, "steer", SkLookup;
+    Observe, "observe", SockOps;
     GuardSocket, "guard_socket", SockCreate;
     GuardBind4, "guard_bind4", Bind4;
     GuardBind6, "guard_bind6", Bind6;
@@ -189,6 +190,10 @@ fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
             Ok((program.info()?, clone(program.fd()?)?))
         }
         Program::SkLookup(program) => {
+            program.load()?;
+            Ok((program.info()?, clone(program.fd()?)?))
+        }
+        Program::SockOps(program) => {
             program.load()?;
             Ok((program.info()?, clone(program.fd()?)?))
         }

@@ -7,7 +7,7 @@ use std::{
     io,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, net::UnixDatagram},
     },
     path::Path,
     thread,
@@ -52,6 +52,7 @@ mod command {
 #[repr(u32)]
 pub(crate) enum AttachType {
     SockCreate = 2,
+    SockOps = 3,
     Bind4 = 8,
     Bind6 = 9,
     Connect4 = 10,
@@ -187,6 +188,20 @@ pub(crate) fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
         Err(_) => Err(io::Error::last_os_error()),
     }
 }
+
+/// Cookie of the network namespace of the calling thread (Linux 5.14).
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    let at = (&raw mut cookie).cast();
+    // SAFETY: the kernel writes at most `len` bytes, which `cookie` has.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, at, &mut len) };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Of include/uapi/asm-generic/socket.h, as all architectures of this project have it.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Opens a pinned object.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {

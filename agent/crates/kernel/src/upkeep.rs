@@ -90,12 +90,13 @@ impl Kernel {
                 self.attach_steer()?;
                 upkeep.repaired.push("steer: somebody had detached it".to_owned());
             }
-            LinkName::Guard { .. } | LinkName::Borrowed { .. } => {
+            LinkName::Guard { .. } | LinkName::Borrowed { .. } | LinkName::Observe { .. } => {
                 let is_of = |path: &Path| fs::metadata(path).is_ok_and(|found| Some(found.ino()) == link.cgroup());
                 let Some((path, domain)) = self.guarded.iter().find(|(path, _)| is_of(path)) else { return Ok(()) };
                 let (path, domain) = (path.clone(), *domain);
                 self.end_link(name)?;
                 match domain {
+                    _ if matches!(link, LinkName::Observe { .. }) => self.attach_observe(&path)?,
                     Some(domain) => self.watch_cgroup(domain, &path)?,
                     None => self.watch_borrowed(&path)?,
                 }

@@ -37,6 +37,10 @@ pub struct Admission {
     pub total: Option<RateLimit>,
     /// Who answers SYNs when a listener's queue is full.
     pub syn_cookies: SynCookies,
+    /// Open connections of each source; not 0.
+    pub open_per_source: Option<u32>,
+    /// Open connections of the domain; not 0.
+    pub open_total: Option<u32>,
     /// What counts as one source.
     pub source_bits: SourceBits,
 }

@@ -454,11 +454,12 @@ fn limits_that_cannot_be_meant_are_named_and_the_rest_kept() {
     world.put(
         "apiVersion: tidegate.dev/v1alpha1\nkind: TrafficDomain\nmetadata: {name: public, generation: 4}\nspec:\n  \
          interfaces: [wan0]\n  addresses: {pool: [203.0.113.0/28]}\n  admission:\n    newConnections:\n      \
-         perSource: {rate: 0}\n      total: {rate: 1000, burst: 0}\n    sourcePrefixLength: {v4: 33, v6: 56}",
+         perSource: {rate: 0}\n      total: {rate: 1000, burst: 0}\n    openConnections: {perSource: 0, total: 20000}\n    sourcePrefixLength: {v4: 33, v6: 56}",
     );
     for said in [
         "spec.admission.newConnections.perSource.rate: 0 is no rate that can be kept, there is no limit",
         "spec.admission.newConnections.total.burst: with 0 nobody could connect, the rate is used",
+        "spec.admission.openConnections.perSource: 0 lets nobody connect, there is no limit: write 1 to 4294967295",
         "spec.admission.sourcePrefixLength.v4: 33 is no length of a source's prefix, 32 is used",
     ] {
         world.assert_condition((Kind::TrafficDomain, "", "public", ""), "PartiallyInvalid=true UnsupportedValue", said);
@@ -466,6 +467,7 @@ fn limits_that_cannot_be_meant_are_named_and_the_rest_kept() {
     let admission = &world.model("public").domain.admission;
     assert_eq!(admission.per_source, None);
     assert_eq!(admission.total, Some(RateLimit { rate: 1000, burst: 1000 }));
+    assert_eq!((admission.open_per_source, admission.open_total), (None, Some(20_000)));
     assert_eq!(admission.source_bits, SourceBits { v4: 32, v6: 56 });
 }
 

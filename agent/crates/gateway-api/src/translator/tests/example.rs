@@ -71,12 +71,14 @@ fn a_model_holds_nothing_of_another_domain() {
 }
 
 #[test]
-fn what_is_not_enforced_yet_is_named() {
+fn everything_that_the_domains_ask_for_is_enforced() {
     let world = World::example();
-    let place = (Kind::TrafficDomain, "", "public", "");
-    world.assert_condition(place, "Enforced=false NotEnforced", "spec.admission.openConnections");
-    let private = world.conditions(Kind::TrafficDomain, "", "private", "");
-    assert!(private.iter().all(|condition| condition.type_ != "Enforced"), "{private:?}");
+    for domain in ["public", "private"] {
+        let conditions = world.conditions(Kind::TrafficDomain, "", domain, "");
+        assert!(conditions.iter().all(|condition| condition.type_ != "Enforced"), "{conditions:?}");
+    }
+    let admission = &world.model("public").domain.admission;
+    assert_eq!((admission.open_per_source, admission.open_total), (Some(500), Some(200_000)));
 }
 
 #[test]

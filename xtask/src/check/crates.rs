@@ -63,7 +63,11 @@ pub(super) fn metadata(workspace: &str) -> Result<Value> {
 pub(super) fn one_way() -> Result<()> {
     let mut wrong = BTreeSet::new();
     for workspace in WORKSPACES {
-        judge(&Graph::of(&metadata(workspace)?)?, &mut wrong);
+        let graph = Graph::of(&metadata(workspace)?)?;
+        judge_direct(&graph, &mut wrong);
+        for member in &graph.own {
+            judge_below(member, &below(workspace, member)?, &mut wrong);
+        }
     }
     if !wrong.is_empty() {
         bail!("{}", Vec::from_iter(wrong).join("\n"));
@@ -71,7 +75,7 @@ pub(super) fn one_way() -> Result<()> {
     Ok(())
 }
 
-fn judge(graph: &Graph, wrong: &mut BTreeSet<String>) {
+fn judge_direct(graph: &Graph, wrong: &mut BTreeSet<String>) {
     for member in &graph.own {
         let Some((_, may_use)) = MAY_USE.iter().find(|(name, _)| name == member) else {
             wrong.insert(format!("{member} stands in no rule: add it to {}", file!()));
@@ -82,12 +86,29 @@ fn judge(graph: &Graph, wrong: &mut BTreeSet<String>) {
                 wrong.insert(format!("{member} must not depend on {used}"));
             }
         }
-        for (other, users) in ONLY_IN {
-            if !users.contains(&&**member) && graph.reaches(member, other) {
-                wrong.insert(format!("{member} must not have {other} below it (`cargo tree -p {member} -i {other}`)"));
-            }
+    }
+}
+
+fn judge_below(member: &str, below: &BTreeSet<String>, wrong: &mut BTreeSet<String>) {
+    for (other, users) in ONLY_IN {
+        if !users.contains(&member) && below.contains(*other) {
+            wrong.insert(format!("{member} must not have {other} below it (`cargo tree -p {member} -i {other}`)"));
         }
     }
+}
+
+/// Every package below one of ours, at any depth, when it is built by itself: `cargo metadata` resolves features for the
+/// whole workspace, which shows a crate what only its neighbours ask for.
+fn below(workspace: &str, member: &str) -> Result<BTreeSet<String>> {
+    let mut command = Command::new("cargo");
+    command.args(["tree", "--package", member, "--prefix=none", "--format={p}", "--target=x86_64-unknown-linux-gnu"]);
+    command.args(lock(workspace)).current_dir(place::workspace(workspace));
+    Ok(names_of(&run::read(&mut command)?))
+}
+
+/// Names in what `cargo tree` prints: a line a package, its name first.
+fn names_of(tree: &str) -> BTreeSet<String> {
+    tree.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// Which package depends on which, by name; versions do not matter here.
@@ -121,20 +142,6 @@ impl Graph {
     fn direct(&self, package: &str) -> impl Iterator<Item = &str> {
         self.uses.get(package).into_iter().flatten().map(String::as_str)
     }
-
-    fn reaches(&self, from: &str, to: &str) -> bool {
-        let mut seen = BTreeSet::new();
-        let mut open = vec![from];
-        while let Some(package) = open.pop() {
-            if package == to {
-                return true;
-            }
-            if seen.insert(package) {
-                open.extend(self.direct(package));
-            }
-        }
-        false
-    }
 }
 
 #[cfg(test)]
@@ -144,20 +151,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_graph_reaches_over_several_packages_and_not_backwards() {
+    fn a_direct_dependency_over_a_wall_is_named() {
         let graph = Graph::of(&json!({
             "packages": [
-                {"id": "1", "name": "a", "source": null},
-                {"id": "2", "name": "b", "source": "registry"},
-                {"id": "3", "name": "c", "source": "registry"},
+                {"id": "1", "name": "tidegate-proxy", "source": null},
+                {"id": "2", "name": "tidegate-kernel", "source": null},
+                {"id": "3", "name": "bytes", "source": "registry"},
             ],
             "resolve": {"nodes": [
-                {"id": "1", "deps": [{"pkg": "2"}]}, {"id": "2", "deps": [{"pkg": "3"}]}, {"id": "3", "deps": []},
+                {"id": "1", "deps": [{"pkg": "2"}, {"pkg": "3"}]}, {"id": "2", "deps": []}, {"id": "3", "deps": []},
             ]},
         }))
         .unwrap();
-        assert!(graph.reaches("a", "c"));
-        assert!(!graph.reaches("c", "a"));
-        assert_eq!(graph.own, BTreeSet::from(["a".to_owned()]));
+        let mut wrong = BTreeSet::new();
+        judge_direct(&graph, &mut wrong);
+        assert_eq!(wrong, BTreeSet::from(["tidegate-proxy must not depend on tidegate-kernel".to_owned()]));
+    }
+
+    #[test]
+    fn what_only_one_crate_may_use_is_found_at_any_depth() {
+        let tree =
+            "tidegate-proxy v0.1.0 (/checkout/agent/crates/proxy)\nbytes v1.10.1\naya v0.14.0\naya v0.14.0 (*)\n";
+        let mut wrong = BTreeSet::new();
+        judge_below("tidegate-proxy", &names_of(tree), &mut wrong);
+        judge_below("tidegate-kernel", &names_of(tree), &mut wrong);
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert!(wrong.iter().all(|text| text.starts_with("tidegate-proxy must not have aya below it")), "{wrong:?}");
     }
 }

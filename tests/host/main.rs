@@ -22,6 +22,8 @@ mod endpoints;
 #[cfg(test)]
 mod explain;
 #[cfg(test)]
+mod flood;
+#[cfg(test)]
 mod framing;
 #[cfg(test)]
 mod interfaces;

@@ -8,6 +8,7 @@ mod cookie;
 mod fixtures;
 mod frame;
 mod guard;
+mod icmp;
 mod kill;
 mod limits;
 mod lists;

@@ -191,6 +191,8 @@ pub struct Policy {
 impl Policy {
     /// SYNs are answered in the driver when the listener's queue is full.
     pub const COOKIES: u32 = 1;
+    /// No echo is let in, whatever [`Policy::echo`] says.
+    pub const NO_ECHO: u32 = 1 << 16;
 }
 
 /// A token bucket as a generic cell rate (ITU-T I.371), so the programs need no division.

@@ -12,7 +12,7 @@ use crate::{
     martian::is_martian,
     open::find_open_refusal,
     packet::{Bytes, Kind, Link, Network, Transport, protocol},
-    rates::{Buckets, find_rate_refusal},
+    rates::{Buckets, find_rate_refusal, take},
 };
 
 /// The tables that verdicts depend on. Look-ups return references, whose absence is a null pointer: see
@@ -266,9 +266,24 @@ fn judge_portless(
         // Judged by NIC and source; its datagram is only put together if the first fragment, which has the ports, was let in.
         Kind::Fragment => Reason::Admitted,
         Kind::Icmp if message == Message::Refused => Reason::IcmpDenied,
+        Kind::Icmp if message == Message::Echo => judge_echo(tables, domain, policy),
         Kind::Icmp => Reason::Admitted,
         Kind::Other | Kind::Ports => Reason::ProtocolDenied,
     }
+}
+
+/// Echo, requests and replies, has one bucket for the domain: it reaches no worker, so no source has a claim of its own.
+#[inline(always)]
+fn judge_echo(tables: &impl Tables, domain: u32, policy: Option<&Policy>) -> Reason {
+    let Some(policy) = policy else { return Reason::DomainUnknown };
+    if policy.flags & Policy::NO_ECHO != 0 {
+        return Reason::EchoRate;
+    }
+    if !policy.echo.is_limited() {
+        return Reason::Admitted;
+    }
+    let Some(rates) = tables.find_domain_rates(domain) else { return Reason::EchoRate };
+    if take(tables, &rates.echo, &policy.echo, 0, tables.now()) { Reason::Admitted } else { Reason::EchoRate }
 }
 
 /// NIC and source: what every packet of a domain has to pass.

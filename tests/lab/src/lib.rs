@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod cleanup;
 pub mod client;
 pub mod demo;
+pub mod flood;
 pub mod hold;
 pub mod island;
 pub mod lab;
@@ -24,6 +25,7 @@ pub use self::{
     backend::{Backend, Script, ScriptedBackend},
     certificate::Authority,
     client::{Failure, Reply, Request, Session, Target},
+    flood::{Flood, FloodPlan, Pattern},
     island::Island,
     lab::Lab,
     load::{Load, LoadPlan, LoadReport},

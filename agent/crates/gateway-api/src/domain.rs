@@ -177,11 +177,25 @@ fn read_admission<'a>(
         open_per_source: open_limit("perSource", open.per_source),
         open_total: open_limit("total", open.total),
         source_bits: read_source_bits(&limits, faults),
+        echo: read_echo(&limits, faults),
         syn_cookies: match limits.syn_cookies {
             None | Some(SynCookiesSpec::Kernel) => SynCookies::Kernel,
             Some(SynCookiesSpec::Xdp) => SynCookies::Xdp,
         },
     }
+}
+
+/// Echo may be refused altogether, unlike connections; a burst without a rate means nothing.
+fn read_echo(limits: &AdmissionSpec, faults: &mut Vec<String>) -> Option<RateLimit> {
+    let rate = limits.icmp?.echo?;
+    if rate.rate > MAX_RATE {
+        faults.push(format!(
+            "spec.admission.icmp.echo.rate: {} is no rate that can be kept, the default holds: write at most {MAX_RATE} a second",
+            rate.rate
+        ));
+        return None;
+    }
+    Some(RateLimit { rate: rate.rate, burst: rate.burst.unwrap_or(rate.rate) })
 }
 
 /// The most that a rate may be, in connections a second. Up to here the kernel's intervals are exact to 0.1 %.

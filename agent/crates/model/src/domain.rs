@@ -35,6 +35,8 @@ pub struct Admission {
     pub per_source: Option<RateLimit>,
     /// Rate of new connections for the domain.
     pub total: Option<RateLimit>,
+    /// Rate of echo messages that the domain's own addresses take; `None` is [`RateLimit::ECHO`], a rate of 0 takes none.
+    pub echo: Option<RateLimit>,
     /// Who answers SYNs when a listener's queue is full.
     pub syn_cookies: SynCookies,
     /// Open connections of each source; not 0.
@@ -78,6 +80,12 @@ pub struct RateLimit {
     pub rate: u32,
     /// Size of the bucket in tokens.
     pub burst: u32,
+}
+
+impl RateLimit {
+    /// Echo of a domain that says nothing: more than monitors send, and as much as a host answers of errors by default
+    /// (`net.ipv4.icmp_msgs_per_sec`, 1000).
+    pub const ECHO: Self = Self { rate: 1000, burst: 1000 };
 }
 
 /// Limits of a worker's cgroup; `None` is no limit.

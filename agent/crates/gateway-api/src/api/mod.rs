@@ -10,7 +10,7 @@ use kube::CustomResourceExt;
 pub use backend::{Backend, BackendEndpoint, BackendSpec, FqdnEndpoint, IpEndpoint, OwnStatus};
 pub use node_report::{DomainReport, InterfaceReport, NodeReport, NodeReportSpec, NotProgrammed};
 pub use traffic_domain::{
-    AddressesSpec, AdmissionSpec, ConfigMapReference, DomainNode, EgressSpec, NewConnections, NodeAddress,
+    AddressesSpec, AdmissionSpec, ConfigMapReference, DomainNode, EgressSpec, IcmpSpec, NewConnections, NodeAddress,
     OpenConnections, Quantity, RateSpec, ResourcesSpec, SourcePrefixLength, SourcesSpec, SynCookiesSpec, TrafficDomain,
     TrafficDomainSpec, TrafficDomainStatus,
 };

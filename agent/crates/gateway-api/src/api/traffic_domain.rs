@@ -148,12 +148,23 @@ pub struct AdmissionSpec {
     /// Numbers of open connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_connections: Option<OpenConnections>,
+    /// What its own addresses take of ICMP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<IcmpSpec>,
     /// Who answers SYNs with cookies when a listener's queue is full. Default: the kernel's TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub syn_cookies: Option<SynCookiesSpec>,
     /// What counts as one source for the limits of each source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_prefix_length: Option<SourcePrefixLength>,
+}
+
+/// What a domain's own addresses take of ICMP: echo up to a rate, the errors that path MTU discovery needs, and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IcmpSpec {
+    /// Echo messages. Default: 1000 a second, 1000 at once. A rate of 0 takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub echo: Option<RateSpec>,
 }
 
 /// Who answers SYNs with cookies.

@@ -115,7 +115,7 @@ fn run(lab: &Lab, program: &str, packet: &[u8], interface: u32, verdict: u32) ->
 }
 
 /// Id of the XDP program on wan0.
-fn find_admit(lab: &Lab) -> anyhow::Result<String> {
+pub(crate) fn find_admit(lab: &Lab) -> anyhow::Result<String> {
     let text = lab.gateway.call(|| process::run(Command::new("bpftool").args(["-j", "net", "show", "dev", "wan0"])))?;
     let value: serde_json::Value = serde_json::from_str(&text)?;
     let id = value[0]["xdp"][0]["id"].as_u64().with_context(|| format!("no XDP program on wan0: {text}"))?;

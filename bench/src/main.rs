@@ -3,6 +3,7 @@
 //! Numbers of a shared machine are ratios within one run, never a promise in units; see `bench/README.md`.
 
 mod change;
+mod flood;
 mod kernel;
 mod load;
 mod memory;
@@ -52,6 +53,8 @@ enum What {
     Kernel,
     /// From a changed file to a served request, and failed requests meanwhile
     Change,
+    /// Clients beside a flood of SYNs, with and without admission
+    Flood,
     /// Memory idle, by routes, by connections
     Memory,
 }
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
             What::Routes => routes::measure(arguments.effort)?,
             What::Kernel => kernel::measure(arguments.effort)?,
             What::Change => change::measure()?,
+            What::Flood => flood::measure(arguments.effort)?,
             What::Memory => memory::measure()?,
         };
         println!("{}", report.to_markdown()?);

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tidegate_gateway_api::{Origin, Subject};
 use tidegate_kernel::{RateState, Reason};
-use tidegate_model::{DomainId, DomainName, FrontendKey, RateLimit, Transport};
+use tidegate_model::{DomainId, DomainName, FrontendKey, RateLimit, SynCookies, Transport};
 
 use super::Step;
 use crate::{
@@ -88,6 +88,7 @@ pub(super) fn walk(scene: &Scene<'_>, question: &Question) -> Way {
                 Step::new("admission", "not judged: --kernel=off")
             };
             walk.steps.push(step.deciding());
+            walk.push_cookies();
             Reason::Admitted
         }
     };
@@ -208,6 +209,16 @@ impl Walk<'_> {
         let step = Step::new("interface", format!("{} belongs to the domain, {how}", arrival.name));
         self.steps.push(self.step(step, &Subject::Interface(arrival.name.clone()), "spec.interfaces", &arrival.name));
         Ok(())
+    }
+
+    /// What becomes of a connection's first packet while the listener's queue is full.
+    fn push_cookies(&mut self) {
+        let admission = &self.owner.domain.model.domain.admission;
+        let is_tcp = matches!(self.question.payload, Payload::Tcp);
+        if self.scene.is_kernel_on && is_tcp && admission.syn_cookies == SynCookies::Xdp {
+            let words = "while the listener's queue is full, a SYN is answered in the driver (cookie_sent)";
+            self.steps.push(Step::new("syn cookies", words).by(self.object(), cause(Reason::CookieSent).field, "XDP"));
+        }
     }
 
     /// Whether anybody can have the source at all. The packet comes from outside: nobody asks about the node itself.

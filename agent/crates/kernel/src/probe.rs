@@ -179,6 +179,13 @@ fn find_warnings() -> Vec<String> {
              NIC (from a pod of this node, a bridge, a tunnel) is judged by its source only"
         ));
     }
+    // The file shows the namespace of who reads it, which is where listening sockets are made.
+    if fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").is_ok_and(|value| value.trim() == "0") {
+        warnings.push(
+            "SYN cookies are off: a SYN flood fills the queues of frontends and clients get no answer, also with              synCookies: XDP; set sysctl net.ipv4.tcp_syncookies=1"
+                .into(),
+        );
+    }
     if fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").is_ok_and(|value| value.trim() == "0") {
         warnings.push(
             "BPF programs are interpreted: sysctl net.core.bpf_jit_enable=1 makes them several times faster".into(),

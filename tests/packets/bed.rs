@@ -9,14 +9,13 @@ use std::{
     thread,
 };
 
-use ipnet::IpNet;
 use nix::{
     mount::{MsFlags, mount},
     net::if_::if_nametoindex,
     sched::{CloneFlags, unshare},
 };
 use tidegate_kernel::{Desired, DomainDesired, Hook, Interface, Kernel, KernelConfig, Reason, mount_bpffs};
-use tidegate_model::{Admission, DomainId, FrontendKey, Transport, domain::Frontends};
+use tidegate_model::{Admission, DomainId, FrontendKey, SourceList, Transport, domain::Frontends};
 
 /// Owns addresses, has a deny list, TCP 80 and 443, UDP 53, on `wan0` untagged, VLAN 100 and VLAN 200 in 300.
 pub(crate) const PUBLIC: DomainId = DomainId(1);
@@ -118,7 +117,7 @@ pub(crate) fn frontend(addr: impl Into<IpAddr>, port: u16, transport: Transport)
     FrontendKey { addr: addr.into(), port, transport }
 }
 
-pub(crate) fn nets(texts: &[&str]) -> Vec<IpNet> {
+pub(crate) fn nets(texts: &[&str]) -> SourceList {
     texts.iter().map(|text| text.parse().expect("a prefix")).collect()
 }
 
@@ -164,7 +163,7 @@ pub(crate) fn desired(wan: u32, lan: u32) -> Desired {
     };
     let closed = DomainDesired {
         interfaces: vec![Interface::untagged(wan)],
-        admission: Admission { allow: Some(Vec::new()), ..Admission::default() },
+        admission: Admission { allow: Some(SourceList::default()), ..Admission::default() },
         frontends: owned(&[mapped(CLOSED_V4)], vec![frontend(CLOSED_V4, 80, Tcp)]),
         ..DomainDesired::default()
     };

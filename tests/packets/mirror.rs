@@ -1,28 +1,26 @@
 //! The pure decision over plain tables: what the loaded programs are compared with.
 
-use std::{net::IpAddr, sync::atomic::AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use tidegate_abi::{
     Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey, Transport,
-    address::{from_ip, to_v4},
+    address::{from_ip, to_ip},
+    sources::{ALLOWED, DENIED},
 };
 use tidegate_kernel::Desired;
-use tidegate_model::{self as model, DomainId};
+use tidegate_model::{self as model, DomainId, SourceList};
 use tidegate_programs::{
     decide::{Judged, Tables, judge_packet},
     rates::{Buckets, SharedDomain, SharedSet},
 };
 
-/// Tables made from a desired state by the obvious way: scans, no maps, no lists with ids.
+/// Tables made from a desired state by the obvious way: scans, no maps. A table of sources has its domain's number.
 pub(crate) struct Mirror<'a> {
     desired: &'a Desired,
     owners: Vec<(Address, AddressOwner)>,
     frontends: Vec<(FrontendKey, u32)>,
     policies: Vec<(u32, Policy)>,
 }
-
-/// In a list id: the domain, and whether it is the allow list.
-const ALLOW: u32 = 1 << 31;
 
 impl<'a> Mirror<'a> {
     pub(crate) fn new(desired: &'a Desired) -> Self {
@@ -40,8 +38,8 @@ impl<'a> Mirror<'a> {
                 frontends.push((key, domain.0));
                 owners.push((key.addr, AddressOwner::default()));
             }
-            let allow = if wanted.admission.allow.is_some() { domain.0 | ALLOW } else { 0 };
-            policies.push((domain.0, Policy { deny: domain.0, allow, ..Policy::default() }));
+            let flags = if wanted.admission.allow.is_some() { Policy::CLOSED } else { 0 };
+            policies.push((domain.0, Policy { sources: domain.0, flags, ..Policy::default() }));
         }
         Self { desired, owners, frontends, policies }
     }
@@ -51,12 +49,6 @@ impl<'a> Mirror<'a> {
         let mut judged = Judged::default();
         judge_packet(&frame, ifindex, self, &mut judged);
         (DomainId(judged.verdict.domain), judged.verdict.reason)
-    }
-
-    fn has_source(&self, list: u32, ip: IpAddr) -> bool {
-        let admission = &self.desired.domains[&DomainId(list & !ALLOW)].admission;
-        let prefixes = if list & ALLOW == 0 { Some(&admission.deny) } else { admission.allow.as_ref() };
-        prefixes.is_some_and(|prefixes| prefixes.iter().any(|prefix| prefix.contains(&ip)))
     }
 }
 
@@ -108,13 +100,11 @@ impl Tables for Mirror<'_> {
         self.policies.iter().find(|(id, _)| *id == domain).map(|(_, policy)| policy)
     }
 
-    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool {
-        self.has_source(list, addr.into())
-    }
-
-    fn has_source_v6(&self, list: u32, addr: &Address) -> bool {
-        assert!(to_v4(addr).is_none());
-        self.has_source(list, (*addr).into())
+    fn find_source(&self, sources: u32, addr: &Address) -> u32 {
+        let admission = &self.desired.domains[&DomainId(sources)].admission;
+        let has = |list: &SourceList| list.iter().any(|prefix| prefix.contains(&to_ip(addr)));
+        let is_allowed = admission.allow.as_ref().is_some_and(has);
+        (if has(&admission.deny) { DENIED } else { 0 }) | (if is_allowed { ALLOWED } else { 0 })
     }
 
     fn has_dialled(&self, _key: &DialledKey) -> bool {

@@ -223,7 +223,7 @@ fn an_agent_that_died_between_two_steps_is_completed() {
         let opened = reopen(bed, &config);
         assert_eq!(opened.updated, [format!("xdp-{wan}-native")]);
         assert_eq!(reopen(bed, &config).kept, [format!("xdp-{wan}-native")]);
-        // A list was filled that no policy names yet: it is found and removed.
+        // A table was filled that no policy names yet: it is found and removed.
         let mut state = desired(wan, lan);
         let filler = |net: u8| format!("172.16.{net}.0/24").parse::<ipnet::IpNet>().expect("a prefix");
         state.domains.get_mut(&PUBLIC).expect("in every bed").admission.deny.extend((0..10).map(filler));
@@ -231,7 +231,10 @@ fn an_agent_that_died_between_two_steps_is_completed() {
         crate::sys::delete_element(&config, "DOMAINS", &PUBLIC.0.to_ne_bytes());
         reopen(bed, &config);
         let report = bed.kernel.apply(&desired(wan, lan)).expect("applying");
-        assert_eq!((report.written, report.removed), (3, 12), "the orphaned list goes, the domain's is filled");
+        // Of every domain with lists one table was there, of the changed one two; each has a new one, those not known go.
+        assert_eq!((report.written, report.removed), (3, 3), "policies are written again, unknown tables go");
+        let sources = bed.kernel.map_fill().into_iter().find(|fill| fill.map == "SOURCES").expect("listed");
+        assert_eq!(sources.entries, 2, "one table for each domain with lists");
         let frame = V4::new(DENIED_V4, PUBLIC_V4, TCP, tcp(443)).on(Link::untagged());
         bed.assert_admit("complete", &frame, wan, PUBLIC, Reason::SourceDenied);
     });

@@ -5,9 +5,9 @@ use core::mem::{align_of, offset_of, size_of};
 use crate::connections::{Connections, DURATION_BUCKETS, Instance, KNOWN_WAYS, KnownSet, Mark, RTT_BUCKETS, SourceKey};
 use crate::map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
-    SourceV4, SourceV6,
 };
 use crate::{DomainRates, RateSet};
+use crate::sources::SourceLine;
 
 /// Layout of one type that crosses the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +51,12 @@ layouts! {
     InterfaceKey: 12, align 4 { ifindex: u32 = 0, domain: u32 = 4, vlan: u16 = 8, inner_vlan: u16 = 10 }
     Policy: 72, align 8 {
         per_source: Rate = 0, total: Rate = 16, echo: Rate = 32, open_per_source: u32 = 48, open_total: u32 = 52,
-        deny: u32 = 56, allow: u32 = 60, flags: u32 = 64, v4_bits: u8 = 68, v6_bits: u8 = 69, pad: u16 = 70,
+        sources: u32 = 56, flags: u32 = 60, v4_bits: u8 = 64, v6_bits: u8 = 65, pad: [u8; 6] = 66,
     }
     Rate: 16, align 8 { interval_ns: u64 = 0, burst_ns: u64 = 8 }
     RateSet: 128, align 8 { sources: [u64; 7] = 0, full_at: [u64; 7] = 56, strangers: u64 = 112, known: u64 = 120 }
     DomainRates: 64, align 8 { total: u64 = 0, echo: u64 = 8, seed: [u64; 2] = 16, pad: [u64; 4] = 32 }
-    SourceV4: 8, align 4 { list: u32 = 0, addr: [u8; 4] = 4 }
-    SourceV6: 20, align 4 { list: u32 = 0, addr: [u8; 16] = 4 }
+    SourceLine: 64, align 8 { words: [u64; 8] = 0 }
     DialledKey: 24, align 4 { addr: [u8; 16] = 0, domain: u32 = 16, port: u16 = 20, transport: u8 = 22, pad: u8 = 23 }
     Counter: 16, align 8 { packets: u64 = 0, bytes: u64 = 8 }
     Sample: 64, align 8 {

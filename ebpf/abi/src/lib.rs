@@ -12,15 +12,16 @@ pub mod layout;
 pub mod map;
 pub mod rates;
 pub mod reason;
+pub mod sources;
 
 pub use address::{Address, Transport};
 pub use connections::{Connections, Instance, KnownSet, Mark, SourceKey};
 pub use map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
-    SourceV4, SourceV6,
 };
 pub use rates::{DomainRates, RateSet};
 pub use reason::{Hook, Reason};
+pub use sources::SourceLine;
 
 /// Version of everything in this crate.
 pub const ABI_VERSION: u32 = 2;

@@ -3,7 +3,7 @@
 //! Sizes are capacities, not memory: hash maps and tries of this project are created without preallocation. Ports are in
 //! host order, addresses in the form of [`Address`]. `pad` fields are zero: they are part of a key's bytes.
 
-use crate::{Address, Connections, DomainRates, Hook, Instance, KnownSet, Mark, Plain, RateSet, Reason, SourceKey};
+use crate::{Address, Connections, DomainRates, Hook, Instance, KnownSet, Mark, Plain, RateSet, Reason, SourceKey, SourceLine};
 
 /// Names of the maps, as pinned and as in the object.
 pub mod name {
@@ -17,10 +17,8 @@ pub mod name {
     pub const ADMITTING: &str = "ADMITTING";
     /// Domain -> [`super::Policy`].
     pub const DOMAINS: &str = "DOMAINS";
-    /// Prefixes of [`super::SourceV4`] -> presence.
-    pub const SOURCES_V4: &str = "SOURCES_V4";
-    /// Prefixes of [`super::SourceV6`] -> presence.
-    pub const SOURCES_V6: &str = "SOURCES_V6";
+    /// [`super::sources_slot`] -> a table of [`crate::sources::SourceLine`]s.
+    pub const SOURCES: &str = "SOURCES";
     /// [`super::counter_index`] -> [`super::Counter`], per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Sample`].
@@ -49,14 +47,13 @@ pub mod name {
     pub use crate::connections::name::{CONNECTIONS, INSTANCE, KNOWN, MARKS, OPEN_DOMAINS, OPEN_SOURCES};
 
     /// Every map.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 24] = [
         ADDRESSES,
         FRONTENDS,
         INTERFACES,
         ADMITTING,
         DOMAINS,
-        SOURCES_V4,
-        SOURCES_V6,
+        SOURCES,
         COUNTERS,
         SAMPLES,
         SAMPLE_BUDGETS,
@@ -88,8 +85,8 @@ pub const MAX_FRONTENDS: u32 = 131_072;
 pub const MAX_INTERFACES: u32 = 8_192;
 /// Capacity of `ADMITTING`.
 pub const MAX_ADMITTING: u32 = 4_096;
-/// Capacity of each of `SOURCES_V4` and `SOURCES_V6`: two lists of a million prefixes side by side while one replaces the other.
-pub const MAX_SOURCES: u32 = 2_097_152;
+/// Elements of `SOURCES`: two for each domain, one in force and one that is filled next.
+pub const MAX_SOURCES: u32 = MAX_DOMAINS * 2;
 /// Capacity of `WORKERS`: draining predecessors have cgroups of their own.
 pub const MAX_WORKERS: u32 = 1_024;
 /// Capacity of `DIALLED`.
@@ -114,6 +111,12 @@ pub const fn counter_index(domain: u32, hook: Hook, reason: Reason) -> u32 {
 #[inline(always)]
 pub const fn socket_index(domain: u32, is_v6: bool) -> u32 {
     domain * 2 + is_v6 as u32
+}
+
+/// Index of a table of sources of a domain; those of numbered domains are not 0.
+#[inline(always)]
+pub const fn sources_slot(domain: u32, side: bool) -> u32 {
+    domain * 2 + side as u32
 }
 
 /// Value of `ADDRESSES`.
@@ -159,8 +162,7 @@ pub struct InterfaceKey {
     pub inner_vlan: u16,
 }
 
-/// Value of `DOMAINS`: an element is replaced whole, so a reader sees either the old or the new one. List ids are those of
-/// [`SourceV4`] and [`SourceV6`], one id for both families; 0 is no list.
+/// Value of `DOMAINS`: an element is replaced whole, so a reader sees either the old or the new one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Policy {
@@ -174,10 +176,8 @@ pub struct Policy {
     pub open_per_source: u32,
     /// Open connections of all sources; 0 is no limit.
     pub open_total: u32,
-    /// Prefixes refused.
-    pub deny: u32,
-    /// When not 0, only these prefixes are let in; the list may be empty.
-    pub allow: u32,
+    /// Element of `SOURCES` with the domain's lists; 0 is none.
+    pub sources: u32,
     /// Bits set below.
     pub flags: u32,
     /// Bits of an IPv4 address that tell sources apart, for rates and limits of each source.
@@ -185,10 +185,12 @@ pub struct Policy {
     /// Bits of an IPv6 address that tell sources apart.
     pub v6_bits: u8,
     /// Zero.
-    pub pad: u16,
+    pub pad: [u8; 6],
 }
 
 impl Policy {
+    /// Only sources on the allow list are let in; without a table nobody is on it.
+    pub const CLOSED: u32 = 2;
     /// SYNs are answered in the driver when the listener's queue is full.
     pub const COOKIES: u32 = 1;
     /// No echo is let in, whatever [`Policy::echo`] says.
@@ -204,29 +206,6 @@ pub struct Rate {
     /// How far ahead of that pace a source may be, in nanoseconds.
     pub burst_ns: u64,
 }
-
-/// Data of a key of `SOURCES_V4`; prefix lengths are 32 more than the prefix's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
-pub struct SourceV4 {
-    /// List.
-    pub list: u32,
-    /// Address.
-    pub addr: [u8; 4],
-}
-
-/// Data of a key of `SOURCES_V6`; prefix lengths are 32 more than the prefix's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
-pub struct SourceV6 {
-    /// List.
-    pub list: u32,
-    /// Address.
-    pub addr: [u8; 16],
-}
-
-/// Bits of a list id, which stand before an address in the keys of the tries.
-pub const LIST_BITS: u32 = 32;
 
 /// Key of `DIALLED`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -341,8 +320,7 @@ plain!(
     Rate,
     RateSet,
     DomainRates,
-    SourceV4,
-    SourceV6,
+    SourceLine,
     DialledKey,
     Counter,
     Sample,

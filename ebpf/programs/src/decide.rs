@@ -5,7 +5,8 @@
 //! port, and for what begins a connection its limits and rates. Must not know where tables or bytes live.
 
 use tidegate_abi::{
-    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey, address::to_v4,
+    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Reason, SourceKey,
+    sources::{ALLOWED, DENIED},
 };
 
 use crate::{
@@ -26,10 +27,8 @@ pub trait Tables: Buckets {
     fn has_interface(&self, key: &InterfaceKey) -> bool;
     /// Policy of a domain.
     fn find_policy(&self, domain: u32) -> Option<&Policy>;
-    /// Whether a list of IPv4 sources holds an address.
-    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool;
-    /// Whether a list of IPv6 sources holds an address.
-    fn has_source_v6(&self, list: u32, addr: &Address) -> bool;
+    /// Which lists of a table of sources have an address, as [`tidegate_abi::sources::VERDICT`] has it.
+    fn find_source(&self, sources: u32, addr: &Address) -> u32;
     /// Whether a worker may dial an address.
     fn has_dialled(&self, key: &DialledKey) -> bool;
     /// Open connections of a source.
@@ -306,21 +305,14 @@ fn find_refusal(
         return Some(Reason::Martian);
     }
     let Some(policy) = policy else { return Some(Reason::DomainUnknown) };
-    if policy.deny != 0 && has_source(tables, policy.deny, saddr) {
+    let found = if policy.sources == 0 { 0 } else { tables.find_source(policy.sources, saddr) };
+    if found & DENIED != 0 {
         return Some(Reason::SourceDenied);
     }
-    if needs_allowed && policy.allow != 0 && !has_source(tables, policy.allow, saddr) {
+    if needs_allowed && policy.flags & Policy::CLOSED != 0 && found & ALLOWED == 0 {
         return Some(Reason::SourceNotAllowed);
     }
     None
-}
-
-#[inline(always)]
-fn has_source(tables: &impl Tables, list: u32, saddr: &Address) -> bool {
-    match to_v4(saddr) {
-        Some(v4) => tables.has_source_v4(list, v4),
-        None => tables.has_source_v6(list, saddr),
-    }
 }
 
 /// What an ICMP message is to a frontend.
@@ -397,12 +389,8 @@ mod tests {
             (domain == DOMAIN).then_some(&self.policy)
         }
 
-        fn has_source_v4(&self, _list: u32, _addr: [u8; 4]) -> bool {
-            false
-        }
-
-        fn has_source_v6(&self, _list: u32, _addr: &Address) -> bool {
-            false
+        fn find_source(&self, _sources: u32, _addr: &Address) -> u32 {
+            0
         }
 
         fn has_dialled(&self, key: &DialledKey) -> bool {

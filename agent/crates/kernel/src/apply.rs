@@ -22,9 +22,9 @@ use tidegate_model::DomainId;
 use crate::{
     Kernel, KernelError,
     desired::{AppliedReport, ApplyFailure, Desired},
-    entries::{Claims, Lists, decide_claims, dialled_key, interface_keys},
+    entries::{Claims, decide_claims, dialled_key, interface_keys},
     limits::limits_of,
-    sources::{TooLong, fill_lists, remove_unused},
+    sources::Lists,
     tables::{explain_write, map_error},
 };
 
@@ -75,6 +75,7 @@ impl Kernel {
             self.forget_domain(domain)?;
         }
         self.commit_programs()?;
+        self.tables.begin_settling();
         Ok(report)
     }
 
@@ -178,7 +179,8 @@ impl Kernel {
         self.put_frontends(&target.claims, report);
         self.remove_addresses(&target.claims, report);
         self.remove_interfaces(&target.interfaces, report);
-        remove_unused(&mut self.tables, &mut self.applied, report);
+        let named = self.applied.policies.iter().map(|(domain, policy)| (*domain, policy.sources)).collect();
+        report.removed += self.sources.remove_unused(&named, &mut self.tables);
         if let Err(error) = self.remove_unused_rates() {
             fail(report, 0, "removed tables of rates".to_owned(), error.to_string());
         }
@@ -254,22 +256,31 @@ impl Kernel {
                 self.failed_policies.insert(domain);
                 continue;
             }
-            let filled = fill_lists(&mut self.tables, &mut self.applied, current, &lists, report);
-            match filled.map(|lists| Policy { deny: lists.deny, allow: lists.allow, ..limits }) {
-                Ok(policy) if current == Some(policy) => {}
-                Ok(policy) => match self.tables.put_policy(domain, policy, current.is_some()) {
-                    Ok(()) => {
-                        self.applied.policies.insert(domain, policy);
-                        report.written += 1;
+            let before = current.unwrap_or_default();
+            let (sources, closed) = match self.sources.prepare(domain, before.sources, &lists, &mut self.tables) {
+                Ok(sources) => (sources, if lists.is_closed { Policy::CLOSED } else { 0 }),
+                Err(refusal) => {
+                    let outcome = if current.is_some() { "the lists before stay in force" } else { "nobody is let in" };
+                    fail(report, domain, "source lists".to_owned(), format!("{refusal}; {outcome}"));
+                    self.failed_policies.insert(domain);
+                    if current.is_none() {
+                        continue;
                     }
-                    Err(error) => {
-                        let error = explain_write(name::DOMAINS, map::MAX_DOMAINS, &error);
-                        fail(report, domain, "admission policy".to_owned(), error);
-                        self.failed_policies.insert(domain);
-                    }
-                },
-                Err(TooLong(error)) => {
-                    fail(report, domain, "source lists".to_owned(), error);
+                    (before.sources, before.flags & Policy::CLOSED)
+                }
+            };
+            let policy = Policy { sources, flags: limits.flags | closed, ..limits };
+            if current == Some(policy) {
+                continue;
+            }
+            match self.tables.put_policy(domain, policy, current.is_some()) {
+                Ok(()) => {
+                    self.applied.policies.insert(domain, policy);
+                    report.written += 1;
+                }
+                Err(error) => {
+                    let error = explain_write(name::DOMAINS, map::MAX_DOMAINS, &error);
+                    fail(report, domain, "admission policy".to_owned(), error);
                     self.failed_policies.insert(domain);
                 }
             }

@@ -6,7 +6,7 @@ use tidegate_abi::{
 };
 use tidegate_model::DomainId;
 
-use crate::{Kernel, KernelError};
+use crate::{Kernel, KernelError, sources::SourceUse};
 
 /// Verdicts of one domain, hook and reason, summed over the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,13 +82,6 @@ impl Kernel {
     /// How full the maps are that can fill up.
     pub fn map_fill(&self) -> Vec<MapFill> {
         let applied = &self.applied;
-        let (mut v4, mut v6) = (0, 0);
-        for prefix in applied.lists.values().flatten() {
-            match prefix {
-                crate::entries::Prefix::V4(..) => v4 += 1,
-                crate::entries::Prefix::V6(..) => v6 += 1,
-            }
-        }
         let fill =
             |map, entries: usize, capacity: u32| MapFill { map, entries: entries as u64, capacity: capacity.into() };
         vec![
@@ -97,10 +90,14 @@ impl Kernel {
             fill(name::INTERFACES, applied.interfaces.len(), map::MAX_INTERFACES),
             fill(name::ADMITTING, applied.admitting.len(), map::MAX_ADMITTING),
             fill(name::DOMAINS, applied.policies.len(), map::MAX_DOMAINS),
-            fill(name::SOURCES_V4, v4, map::MAX_SOURCES),
-            fill(name::SOURCES_V6, v6, map::MAX_SOURCES),
+            fill(name::SOURCES, self.sources.count(), map::MAX_SOURCES),
             fill(name::DIALLED, applied.dialled.len(), map::MAX_DIALLED),
             self.connections.fill(),
         ]
+    }
+
+    /// What the source lists of each domain take, of those that this agent has applied.
+    pub fn source_use(&self) -> Vec<SourceUse> {
+        self.sources.usage(self.applied.policies.iter().map(|(domain, policy)| (*domain, policy.sources)))
     }
 }

@@ -7,16 +7,15 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use ipnet::IpNet;
 use tidegate_abi::{
     Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Transport,
-    address::{V4_MAPPED_PREFIX, from_ip},
+    address::from_ip,
 };
-use tidegate_model::{self as model, Admission, DomainId};
+use tidegate_model::{self as model, DomainId};
 
 use crate::desired::{ApplyFailure, Desired, DomainDesired};
 
-/// Everything that is in the maps, less sockets and workers.
+/// Everything that is in the maps, less tables of sources, sockets and workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entries {
     pub(crate) addresses: BTreeMap<Address, AddressOwner>,
@@ -24,62 +23,7 @@ pub(crate) struct Entries {
     pub(crate) interfaces: BTreeSet<InterfaceKey>,
     pub(crate) admitting: BTreeSet<u32>,
     pub(crate) policies: BTreeMap<u32, Policy>,
-    /// Sorted. An empty list has no elements in the tries and may be missing here.
-    pub(crate) lists: BTreeMap<u32, Vec<Prefix>>,
     pub(crate) dialled: BTreeSet<DialledKey>,
-}
-
-/// A prefix of sources: address with host bits zero, and length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Prefix {
-    V4([u8; 4], u8),
-    V6([u8; 16], u8),
-}
-
-impl Prefix {
-    /// Length in bits.
-    pub(crate) fn len(self) -> u8 {
-        match self {
-            Self::V4(_, len) | Self::V6(_, len) => len,
-        }
-    }
-}
-
-impl From<IpNet> for Prefix {
-    fn from(net: IpNet) -> Self {
-        match net.trunc() {
-            IpNet::V4(net) => Self::V4(net.addr().octets(), net.prefix_len()),
-            IpNet::V6(net) => {
-                let octets = net.addr().octets();
-                // Packets never carry IPv4-mapped addresses; whoever writes such a prefix means the IPv4 one.
-                if net.prefix_len() >= 96 && octets.starts_with(&V4_MAPPED_PREFIX) {
-                    Self::V4([octets[12], octets[13], octets[14], octets[15]], net.prefix_len() - 96)
-                } else {
-                    Self::V6(octets, net.prefix_len())
-                }
-            }
-        }
-    }
-}
-
-/// The lists of a domain in their canonical form: sorted, without duplicates.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lists {
-    pub(crate) deny: Vec<Prefix>,
-    pub(crate) allow: Option<Vec<Prefix>>,
-}
-
-impl Lists {
-    pub(crate) fn of(admission: &Admission) -> Self {
-        Self { deny: canonical(&admission.deny), allow: admission.allow.as_deref().map(canonical) }
-    }
-}
-
-fn canonical(nets: &[IpNet]) -> Vec<Prefix> {
-    let mut prefixes: Vec<Prefix> = nets.iter().copied().map(Prefix::from).collect();
-    prefixes.sort_unstable();
-    prefixes.dedup();
-    prefixes
 }
 
 /// Key of a frontend.
@@ -244,15 +188,5 @@ mod tests {
             decide_claims(&desired(&[(1, &["10.0.0.1:80"], &[]), (2, &["10.0.0.1:443"], &[])]), &Entries::default());
         assert_eq!(claims.addresses[&from_ip("10.0.0.1".parse().unwrap())], AddressOwner::default());
         assert_eq!(claims.frontends.len(), 2);
-    }
-
-    #[test]
-    fn prefixes_are_canonical_and_mapped_ones_are_ipv4() {
-        let nets = ["10.1.2.3/8", "10.0.0.0/8", "::ffff:10.0.0.0/104", "2001:db8::1/32"];
-        let nets: Vec<IpNet> = nets.iter().map(|text| text.parse().unwrap()).collect();
-        let prefixes = canonical(&nets);
-        assert_eq!(prefixes.len(), 2);
-        assert_eq!(prefixes[0], Prefix::V4([10, 0, 0, 0], 8));
-        assert_eq!(prefixes[1].len(), 32);
     }
 }

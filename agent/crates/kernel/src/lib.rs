@@ -45,5 +45,6 @@ pub use pins::detach_all;
 pub use probe::{Features, Missing, ProbeError, mount_bpffs, probe};
 pub use rates::{RateFill, RateState};
 pub use samples::{Sample, Samples};
+pub use sources::{MAX_PREFIXES, SourceUse};
 pub use test_run::{Connection, TestRun, Verdict};
 pub use upkeep::Upkeep;

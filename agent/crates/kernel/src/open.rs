@@ -24,6 +24,7 @@ use crate::{
     pins::{ObjectHash, Pins, open_pinned},
     programs::{ProgramName, Programs},
     rates::RateTables,
+    sources::Sources,
     tables::Tables,
 };
 
@@ -81,6 +82,7 @@ pub struct Kernel {
     pub(crate) tables: Tables,
     pub(crate) rates: RateTables,
     pub(crate) connections: ConnectionTables,
+    pub(crate) sources: Sources,
     /// What the maps hold.
     pub(crate) applied: Entries,
     /// Where `admit` runs.
@@ -132,6 +134,7 @@ impl Kernel {
         tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
         let rates = RateTables::take(&mut maps)?;
         let connections = ConnectionTables::take(&mut maps)?;
+        let sources = Sources::take(&mut maps)?;
         let samples = maps.take_map(name::SAMPLES);
         let applied = tables.read_entries()?;
         let mut kernel = Self {
@@ -141,6 +144,7 @@ impl Kernel {
             tables,
             rates,
             connections,
+            sources,
             applied,
             attached: BTreeMap::new(),
             links: BTreeMap::new(),

@@ -1,5 +1,5 @@
 //! The system calls that neither aya nor nix has in the form needed: links with their flags and facts, test runs of
-//! sk_lookup, grace periods. Every unsafe block of the crate is here.
+//! sk_lookup, grace periods. What tables of sources need stands beside them.
 #![expect(unsafe_code, reason = "bpf(2) takes untyped memory; aya::Pod is an unsafe trait")]
 
 use std::{
@@ -151,15 +151,16 @@ struct MapAttr {
     flags: u64,
 }
 
-/// `T` is the part of `union bpf_attr` that the command reads; the kernel takes what lies beyond it as zero.
-fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
+/// One system call. `T` is the part of `union bpf_attr` that the command reads; the kernel takes what lies beyond it as zero.
+pub(crate) fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes `size_of::<T>()` bytes of `attr` and what its pointers name, which the callers
     // keep alive and of the stated lengths.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn to_fd(result: libc::c_long) -> OwnedFd {
+/// The descriptor that a command has returned.
+pub(crate) fn to_fd(result: libc::c_long) -> OwnedFd {
     // SAFETY: a successful command of this kind returns a new descriptor that nobody else has.
     unsafe { OwnedFd::from_raw_fd(result as i32) }
 }

@@ -5,20 +5,20 @@
 //! next write to a map of that kind, a grace period is waited for. Presence-only maps need none.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
+    thread,
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuValues, SockMap, lpm_trie::Key};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, SockMap};
 use tidegate_abi::{
     Address, AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Plain, Policy, SampleBudget, SampleState,
-    SourceV4, SourceV6,
-    map::{self, name},
+    map::name,
 };
 
 use crate::{
     KernelError,
-    entries::{Entries, Prefix},
+    entries::Entries,
     maps::Maps,
     sys::{self, Wire, wait_grace_period},
 };
@@ -28,7 +28,7 @@ type Hash<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 /// The value of presence-only maps.
 const PRESENT: Wire<u32> = Wire(1);
 
-/// All maps but the ring buffer, which its reader owns.
+/// All maps but the ring buffer, which its reader owns, and the tables of sources.
 pub(crate) struct Tables {
     addresses: Hash<Address, AddressOwner>,
     frontends: Hash<FrontendKey, u32>,
@@ -37,8 +37,6 @@ pub(crate) struct Tables {
     domains: Hash<u32, Policy>,
     workers: Hash<u64, u32>,
     dialled: Hash<DialledKey, u32>,
-    sources_v4: LpmTrie<MapData, Wire<SourceV4>, Wire<u32>>,
-    sources_v6: LpmTrie<MapData, Wire<SourceV6>, Wire<u32>>,
     counters: PerCpuArray<MapData, Wire<Counter>>,
     sample_budgets: Array<MapData, Wire<SampleBudget>>,
     sample_states: PerCpuArray<MapData, Wire<SampleState>>,
@@ -46,6 +44,8 @@ pub(crate) struct Tables {
     cookie: MapData,
     /// A value-bearing element was freed since the last grace period.
     has_freed: bool,
+    /// Waits for the grace period of what was freed before.
+    grace: Option<thread::JoinHandle<()>>,
 }
 
 /// Turns aya's error about a map into a [`KernelError`].
@@ -91,8 +91,6 @@ impl Tables {
             domains: maps.take(name::DOMAINS)?,
             workers: maps.take(name::WORKERS)?,
             dialled: maps.take(name::DIALLED)?,
-            sources_v4: maps.take(name::SOURCES_V4)?,
-            sources_v6: maps.take(name::SOURCES_V6)?,
             counters: maps.take(name::COUNTERS)?,
             sample_budgets: maps.take(name::SAMPLE_BUDGETS)?,
             sample_states: maps.take(name::SAMPLE_STATES)?,
@@ -100,6 +98,7 @@ impl Tables {
             cookie: maps.take_programs(name::COOKIE)?,
             // What an earlier agent freed last is not known.
             has_freed: true,
+            grace: None,
         })
     }
 
@@ -107,6 +106,23 @@ impl Tables {
     pub(crate) fn settle(&mut self) {
         if self.has_freed {
             wait_grace_period();
+            self.has_freed = false;
+            // A grace period that begins later ends later.
+            self.grace = None;
+        } else if let Some(grace) = self.grace.take() {
+            // A thread that could not wait has not waited.
+            if grace.join().is_err() {
+                wait_grace_period();
+            }
+        }
+    }
+
+    /// Lets the grace period that is due pass while nobody waits for it: the next change finds it over.
+    pub(crate) fn begin_settling(&mut self) {
+        if self.has_freed
+            && let Ok(grace) = thread::Builder::new().name("grace-period".to_owned()).spawn(wait_grace_period)
+        {
+            self.grace = Some(grace);
             self.has_freed = false;
         }
     }
@@ -184,22 +200,6 @@ impl Tables {
         remove_if_present(&mut self.dialled, key)
     }
 
-    pub(crate) fn put_source(&mut self, list: u32, prefix: Prefix) -> Result<(), MapError> {
-        let bits = map::LIST_BITS + u32::from(prefix.len());
-        match prefix {
-            Prefix::V4(addr, _) => self.sources_v4.insert(&Key::new(bits, Wire(SourceV4 { list, addr })), PRESENT, 0),
-            Prefix::V6(addr, _) => self.sources_v6.insert(&Key::new(bits, Wire(SourceV6 { list, addr })), PRESENT, 0),
-        }
-    }
-
-    pub(crate) fn remove_source(&mut self, list: u32, prefix: Prefix) -> Result<(), MapError> {
-        let bits = map::LIST_BITS + u32::from(prefix.len());
-        match prefix {
-            Prefix::V4(addr, _) => self.sources_v4.remove(&Key::new(bits, Wire(SourceV4 { list, addr }))),
-            Prefix::V6(addr, _) => self.sources_v6.remove(&Key::new(bits, Wire(SourceV6 { list, addr }))),
-        }
-    }
-
     pub(crate) fn counter(&self, index: u32) -> Result<Counter, KernelError> {
         let values = self.counters.get(&index, 0).map_err(map_error(name::COUNTERS))?;
         Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
@@ -238,19 +238,6 @@ impl Tables {
 
     /// Reads what is applied.
     pub(crate) fn read_entries(&self) -> Result<Entries, KernelError> {
-        let mut lists: BTreeMap<u32, BTreeSet<Prefix>> = BTreeMap::new();
-        for key in self.sources_v4.keys() {
-            let key = key.map_err(map_error(name::SOURCES_V4))?;
-            let data = key.data();
-            let prefix = Prefix::V4(data.0.addr, (key.prefix_len() - map::LIST_BITS) as u8);
-            lists.entry(data.0.list).or_default().insert(prefix);
-        }
-        for key in self.sources_v6.keys() {
-            let key = key.map_err(map_error(name::SOURCES_V6))?;
-            let data = key.data();
-            let prefix = Prefix::V6(data.0.addr, (key.prefix_len() - map::LIST_BITS) as u8);
-            lists.entry(data.0.list).or_default().insert(prefix);
-        }
         let interfaces: BTreeMap<InterfaceKey, u32> = read_all(&self.interfaces, name::INTERFACES)?;
         let admitting: BTreeMap<u32, u32> = read_all(&self.admitting, name::ADMITTING)?;
         let dialled: BTreeMap<DialledKey, u32> = read_all(&self.dialled, name::DIALLED)?;
@@ -260,7 +247,6 @@ impl Tables {
             interfaces: interfaces.into_keys().collect(),
             admitting: admitting.into_keys().collect(),
             policies: read_all(&self.domains, name::DOMAINS)?,
-            lists: lists.into_iter().map(|(list, prefixes)| (list, prefixes.into_iter().collect())).collect(),
             dialled: dialled.into_keys().collect(),
         })
     }

@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{DomainName, FrontendKey};
+use crate::{DomainName, FrontendKey, SourceList};
 
 /// The unit of isolation (object `TrafficDomain`), less what its Gateways and Routes say.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +26,10 @@ pub struct Domain {
 /// The kernel's rules on sources. Denied wins over allowed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
-    /// Prefixes that are refused. Host bits are zero.
-    pub deny: Vec<IpNet>,
+    /// Prefixes that are refused.
+    pub deny: SourceList,
     /// When present, only these prefixes are let in: `Some` and empty refuses everybody.
-    pub allow: Option<Vec<IpNet>>,
+    pub allow: Option<SourceList>,
     /// Rate of new connections for each source.
     pub per_source: Option<RateLimit>,
     /// Rate of new connections for the domain.

@@ -12,6 +12,7 @@ pub mod id;
 pub mod listener;
 pub mod resource;
 pub mod rule;
+pub mod sources;
 
 pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
 pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SourceBits, SynCookies};
@@ -22,3 +23,4 @@ pub use rule::{
     Attachment, BackendTarget, Cors, CorsOrigin, Filter, Fraction, HeaderEdits, HeaderMatch, Match, Mirror, PathMatch,
     PathRewrite, QueryMatch, Redirect, Rewrite, Rule, RuleKey, RuleKind, Timeouts, ValueMatch, WeightedBackend,
 };
+pub use sources::SourceList;

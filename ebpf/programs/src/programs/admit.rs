@@ -18,6 +18,7 @@ use super::{
 
 /// The program.
 #[xdp]
+#[inline(always)]
 pub fn admit(ctx: XdpContext) -> u32 {
     let len = ctx.data_end() - ctx.data();
     let mut judged = Judged::default();

@@ -10,6 +10,7 @@ use super::maps::Maps;
 
 /// The program: returns the verdict as [`explained`] packs it.
 #[xdp]
+#[inline(always)]
 pub fn explain(ctx: XdpContext) -> u32 {
     let mut judged = Judged::default();
     super::admit::judge(&ctx, &Maps::ASKING, &mut judged);

@@ -1,20 +1,23 @@
 //! The maps, and the pure code's view of them.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockMap, lpm_trie::Key},
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray, RingBuf, SkStorage, SockMap},
     macros::btf_map,
 };
 use tidegate_abi::{
     Address, AddressOwner, Connections, Counter, DialledKey, FrontendKey, Instance, InterfaceKey, KnownSet, Mark,
-    Policy, Sample, SampleBudget, SampleState, SourceKey, SourceV4, SourceV6,
+    Policy, Sample, SampleBudget, SampleState, SourceKey, SourceLine,
     connections::{KNOWN_SETS, MAX_OPEN_DOMAINS, MAX_OPEN_SOURCES, open_of_word},
     map::{
-        LIST_BITS, MAX_ADDRESSES, MAX_ADMITTING, MAX_COUNTERS, MAX_DIALLED, MAX_DOMAINS, MAX_FRONTENDS, MAX_INTERFACES,
+        MAX_ADDRESSES, MAX_ADMITTING, MAX_COUNTERS, MAX_DIALLED, MAX_DOMAINS, MAX_FRONTENDS, MAX_INTERFACES,
         MAX_SOCKETS, MAX_SOURCES, MAX_WORKERS, SAMPLE_CLASSES, SAMPLES_BYTES,
     },
 };
-use tidegate_programs::decide::Tables;
+use tidegate_programs::{
+    decide::Tables,
+    sources::{Lines, UNREADABLE, find},
+};
 
 /// Memory for what is there, not for what could be.
 const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
@@ -30,9 +33,7 @@ pub(crate) static ADMITTING: HashMap<u32, u32, { MAX_ADMITTING as usize }, SPARS
 #[btf_map]
 pub(crate) static DOMAINS: HashMap<u32, Policy, { MAX_DOMAINS as usize }, SPARSE> = HashMap::new();
 #[btf_map]
-pub(crate) static SOURCES_V4: LpmTrie<SourceV4, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
-#[btf_map]
-pub(crate) static SOURCES_V6: LpmTrie<SourceV6, u32, { MAX_SOURCES as usize }> = LpmTrie::new();
+pub(crate) static SOURCES: ArrayOfMaps<SourceTable, { MAX_SOURCES as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static COUNTERS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new();
 #[btf_map]
@@ -64,6 +65,19 @@ pub(crate) static MARKS: SkStorage<Mark> = SkStorage::new();
 pub(crate) static CONNECTIONS: PerCpuArray<Connections, { MAX_OPEN_DOMAINS as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static KNOWN: Array<KnownSet, { KNOWN_SETS as usize }> = Array::new();
+
+/// A table of sources. Each has its own number of lines, and user space fills it through its own mapping.
+type SourceTable = Array<SourceLine, 1, { (BPF_F_INNER_MAP | BPF_F_MMAPABLE) as usize }>;
+
+#[derive(Clone, Copy)]
+struct Table<'a>(&'a SourceTable);
+
+impl Lines for Table<'_> {
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<&SourceLine> {
+        self.0.get(index)
+    }
+}
 
 /// The maps as the decision sees them.
 ///
@@ -106,13 +120,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn has_source_v4(&self, list: u32, addr: [u8; 4]) -> bool {
-        SOURCES_V4.get(&Key::new(LIST_BITS + 32, SourceV4 { list, addr })).is_some()
-    }
-
-    #[inline(always)]
-    fn has_source_v6(&self, list: u32, addr: &Address) -> bool {
-        SOURCES_V6.get(&Key::new(LIST_BITS + 128, SourceV6 { list, addr: *addr })).is_some()
+    fn find_source(&self, sources: u32, addr: &Address) -> u32 {
+        match SOURCES.get(sources) {
+            Some(table) => find(Table(table), addr),
+            None => UNREADABLE,
+        }
     }
 
     #[inline(always)]

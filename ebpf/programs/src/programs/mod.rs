@@ -13,7 +13,7 @@ mod verdict;
 
 use tidegate_abi::{
     AddressOwner, Connections, Counter, DialledKey, DomainRates, FrontendKey, Instance, InterfaceKey, KnownSet, Mark,
-    Policy, Rate, RateSet, Sample, SampleBudget, SampleState, SourceKey, SourceV4, SourceV6,
+    Policy, Rate, RateSet, Sample, SampleBudget, SampleState, SourceKey, SourceLine,
 };
 
 #[unsafe(link_section = "license")]
@@ -36,8 +36,7 @@ pub struct AbiLayouts {
     rate: Rate,
     rate_set: RateSet,
     domain_rates: DomainRates,
-    source_v4: SourceV4,
-    source_v6: SourceV6,
+    source_line: SourceLine,
     dialled: DialledKey,
     counter: Counter,
     sample: Sample,
@@ -53,5 +52,5 @@ pub struct AbiLayouts {
 /// Never called and never loaded: it keeps [`AbiLayouts`] in the object.
 #[unsafe(no_mangle)]
 pub extern "C" fn abi_layouts(layouts: &AbiLayouts) -> u32 {
-    layouts.policy.deny
+    layouts.policy.sources
 }

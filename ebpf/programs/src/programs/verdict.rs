@@ -23,8 +23,8 @@ pub(crate) fn count(hook: Hook, verdict: Verdict, bytes: u64) {
     }
 }
 
-/// Samples a verdict if the budget of its class allows it.
-#[inline(always)]
+/// Samples a verdict if the budget of its class allows it. A function of its own, since the stack of `admit` is for judging.
+#[inline(never)]
 pub(crate) fn sample(hook: Hook, judged: &Judged, ifindex: u32, len: u32) {
     let class = if judged.verdict.reason.is_denial() { SampleClass::Denial } else { SampleClass::Admission };
     let Some(budget) = SAMPLE_BUDGETS.get(class as u32) else { return };

@@ -1,0 +1,45 @@
+//! Look-ups in a table of sources: which of a domain's lists have an address.
+//!
+//! The shape of a table stands in [`tidegate_abi::sources`]. Each family takes a bounded number of lines whatever the size of the
+//! lists: IPv4 at most three, IPv6 about two and a line for each halving of the lengths that occur. A table that lacks a
+//! line (which user space never makes) denies. Must not know where lines live.
+
+mod v4;
+mod v6;
+
+use tidegate_abi::{
+    Address,
+    address::to_v4,
+    sources::{DENIED, SourceLine},
+};
+
+pub use v4::find_v4;
+pub use v6::find_v6;
+
+/// The lines of a table.
+pub trait Lines: Copy {
+    /// A line; `None` where the table ends.
+    fn line(&self, index: u32) -> Option<&SourceLine>;
+}
+
+impl Lines for &[SourceLine] {
+    fn line(&self, index: u32) -> Option<&SourceLine> {
+        self.get(index as usize)
+    }
+}
+
+/// What an address gets from a table that cannot be read: the domain is closed rather than open.
+pub const UNREADABLE: u32 = DENIED;
+
+/// Verdict on an address.
+#[inline(always)]
+pub fn find(lines: impl Lines, addr: &Address) -> u32 {
+    match to_v4(addr) {
+        Some(v4) => find_v4(lines, u32::from_be_bytes(v4)),
+        None => {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
+            let upper = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+            find_v6(lines, upper, u64::from_be_bytes([i, j, k, l, m, n, o, p]))
+        }
+    }
+}

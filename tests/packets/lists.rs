@@ -204,7 +204,7 @@ fn a_change_of_one_list_touches_no_other() {
 fn a_list_beyond_the_limit_is_refused_and_the_one_before_stays_in_force() {
     on_bed(|bed| {
         let mut state = desired(bed.wan, bed.lan);
-        let many = |count: usize| (0..count as u32).map(|index| IpNet::from(IpAddr::from(Ipv4Addr::from(index << 8))));
+        let many = |count: usize| (0..count as u32).map(|index| IpNet::from(IpAddr::from(Ipv4Addr::from(0x1400_0000 + (index << 8)))));
         let allowed = SourceList::from_iter(many(MAX_PREFIXES + 1));
         state.domains.get_mut(&PRIVATE).expect("in every bed").admission.allow = Some(allowed);
         let report = bed.kernel.apply(&state).expect("applying");
@@ -222,9 +222,9 @@ fn a_list_beyond_the_limit_is_refused_and_the_one_before_stays_in_force() {
         state.domains.get_mut(&PRIVATE).expect("in every bed").admission.allow = Some(many(MAX_PREFIXES).collect());
         let report = bed.kernel.apply(&state).expect("applying");
         assert!(report.failures.is_empty(), "{:?}", report.failures);
-        let frame = syn("0.0.7.0".parse().expect("an address"), true);
+        let frame = syn("20.0.7.0".parse().expect("an address"), true);
         bed.assert_admit("one of a million", &frame, bed.lan, PRIVATE, Reason::Admitted);
-        let frame = syn("0.0.7.1".parse().expect("an address"), true);
+        let frame = syn("20.0.7.1".parse().expect("an address"), true);
         bed.assert_admit("beside it", &frame, bed.lan, PRIVATE, Reason::SourceNotAllowed);
     });
 }

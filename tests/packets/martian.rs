@@ -73,7 +73,7 @@ fn refuses_a_martian_before_it_asks_the_lists() {
         let state = {
             let mut state = desired(bed.wan, bed.lan);
             let public = state.domains.get_mut(&PUBLIC).expect("in every bed");
-            public.admission.allow = Some(vec!["0.0.0.0/0".parse().expect("a prefix")]);
+            public.admission.allow = Some(vec!["0.0.0.0/0".parse().expect("a prefix")].into());
             state
         };
         bed.kernel.apply(&state).expect("applying");

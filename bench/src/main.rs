@@ -13,6 +13,7 @@ mod report;
 mod rounds;
 mod routes;
 mod scene;
+mod sources;
 
 use std::path::PathBuf;
 
@@ -49,8 +50,10 @@ enum What {
     Proxy,
     /// The last of 10,000 routes against the only one
     Routes,
-    /// Nanoseconds of `admit` for each packet
+    /// Nanoseconds of `admit` for each packet, of look-ups of sources, and of changes of long lists
     Kernel,
+    /// The part of `kernel` that needs no agent: look-ups and changes of source lists
+    Sources,
     /// From a changed file to a served request, and failed requests meanwhile
     Change,
     /// Clients beside a flood of SYNs, with and without admission
@@ -66,12 +69,18 @@ fn main() -> anyhow::Result<()> {
             What::Proxy => proxy::measure(arguments.effort)?,
             What::Routes => routes::measure(arguments.effort)?,
             What::Kernel => kernel::measure(arguments.effort)?,
+            What::Sources => sources::measure(arguments.effort)?,
             What::Change => change::measure()?,
             What::Flood => flood::measure(arguments.effort)?,
             What::Memory => memory::measure()?,
         };
         println!("{}", report.to_markdown()?);
         report.write(&arguments.results)?;
+        if *what == What::Kernel {
+            let report = sources::measure(arguments.effort)?;
+            println!("{}", report.to_markdown()?);
+            report.write(&arguments.results)?;
+        }
     }
     Ok(())
 }

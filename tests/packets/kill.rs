@@ -271,7 +271,7 @@ fn state(bed: &Bed, is_second: bool, endpoint: SocketAddr) -> Desired {
     let public = state.domains.get_mut(&PUBLIC).expect("in every bed");
     public.dialled.insert(endpoint);
     if is_second {
-        public.admission.deny.extend(nets(&["198.18.0.0/24"]));
+        public.admission.deny.extend(nets(&["198.18.0.0/24"]).iter());
         public.frontends.keys.push(frontend(PUBLIC_V4, NEW_PORT, Transport::Tcp));
         public.frontends.keys.retain(|key| key.port != 53);
         let shared = state.domains.remove(&SHARED).expect("in every bed");

@@ -233,8 +233,7 @@ fn an_agent_that_died_between_two_steps_is_completed() {
         let report = bed.kernel.apply(&desired(wan, lan)).expect("applying");
         // Of every domain with lists one table was there, of the changed one two; each has a new one, those not known go.
         assert_eq!((report.written, report.removed), (3, 3), "policies are written again, unknown tables go");
-        let sources = bed.kernel.map_fill().into_iter().find(|fill| fill.map == "SOURCES").expect("listed");
-        assert_eq!(sources.entries, 2, "one table for each domain with lists");
+        assert_eq!(bed.kernel.source_tables(), 2, "one table for each domain with lists");
         let frame = V4::new(DENIED_V4, PUBLIC_V4, TCP, tcp(443)).on(Link::untagged());
         bed.assert_admit("complete", &frame, wan, PUBLIC, Reason::SourceDenied);
     });

@@ -19,8 +19,10 @@ use crate::{
 
 /// Folders that make up the object.
 const SOURCES: [&str; 2] = ["ebpf/abi", "ebpf/programs"];
-/// The binary of `ebpf/programs`.
+/// The binary of `ebpf/programs` that agents load.
 const BINARY: &str = "tidegate";
+/// The one that the bench loads.
+const TRIAL: &str = "trial";
 
 /// What `ebpf` takes from the command line.
 #[derive(clap::Args)]
@@ -45,8 +47,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// As [`run()`].
 pub(crate) fn build(is_forced: bool) -> Result<PathBuf> {
+    build_binary(BINARY, place::bpf_object(), is_forced)
+}
+
+/// Builds the object of the bench's trials; returns its path.
+///
+/// # Errors
+/// As [`run()`].
+pub(crate) fn build_trial() -> Result<PathBuf> {
+    build_binary(TRIAL, place::bpf_object().with_file_name("trial.o"), false)
+}
+
+fn build_binary(binary: &str, object: PathBuf, is_forced: bool) -> Result<PathBuf> {
     let tools = setup::bpf()?;
-    let object = place::bpf_object();
     let stamp = object.with_extension("stamp");
     let state = state(&tools)?;
     if !is_forced && object.exists() && fs::read_to_string(&stamp).is_ok_and(|last| last == state) {
@@ -54,8 +67,8 @@ pub(crate) fn build(is_forced: bool) -> Result<PathBuf> {
     }
     let programs = place::root().join("ebpf/programs");
     let target = place::target().join("bpf/build");
-    run::step("build the BPF programs", &mut cargo(&tools, &programs, &target))?;
-    let built = target.join(TARGET).join("release").join(BINARY);
+    run::step("build the BPF programs", cargo(&tools, &programs, &target).args(["--bin", binary]))?;
+    let built = target.join(TARGET).join("release").join(binary);
     // Renamed into place: a build script that runs meanwhile sees the old object or the new one, whole.
     let partial = object.with_extension("partial");
     fs::copy(&built, &partial).with_context(|| format!("cargo built no {}", built.display()))?;

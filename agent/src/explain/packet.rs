@@ -6,10 +6,9 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use tidegate_gateway_api::{Origin, Subject};
 use tidegate_kernel::{RateState, Reason};
-use tidegate_model::{DomainId, DomainName, FrontendKey, RateLimit, SynCookies, Transport};
+use tidegate_model::{DomainId, DomainName, FrontendKey, RateLimit, SourceList, SynCookies, Transport};
 
 use super::Step;
 use crate::{
@@ -253,7 +252,7 @@ impl Walk<'_> {
     fn judge_deny_list(&mut self) -> Result<(), Reason> {
         let (source, field) = (self.question.source, cause(Reason::SourceDenied).field);
         let deny = &self.owner.domain.model.domain.admission.deny;
-        if let Some(prefix) = longest_match(deny, source) {
+        if let Some(prefix) = deny.find_longest(source) {
             let step = Step::new("deny list", format!("{source} is on it"));
             let step = self.step(step, &Subject::SourceDenied(source), field, prefix.to_string());
             return self.deny(step, Reason::SourceDenied);
@@ -276,7 +275,7 @@ impl Walk<'_> {
             self.steps.push(Step::new("allow list", words).by(self.object(), field, shown));
             return Ok(());
         }
-        match longest_match(allow, source) {
+        match allow.find_longest(source) {
             Some(prefix) => {
                 let step = Step::new("allow list", format!("{source} is on it"));
                 self.steps.push(self.step(step, &Subject::SourceAllowed(source), field, prefix.to_string()));
@@ -408,15 +407,11 @@ fn find_impossible(source: IpAddr, is_error: bool) -> Option<&'static str> {
     }
 }
 
-fn longest_match(prefixes: &[IpNet], address: IpAddr) -> Option<IpNet> {
-    prefixes.iter().filter(|prefix| prefix.contains(&address)).max_by_key(|prefix| prefix.prefix_len()).copied()
-}
-
 /// Prefixes that are shown of a list; more only say how many there are.
 const SHOWN_PREFIXES: usize = 4;
 
-fn show_prefixes(prefixes: &[IpNet]) -> String {
-    let mut shown: Vec<String> = prefixes.iter().take(SHOWN_PREFIXES).map(ToString::to_string).collect();
+fn show_prefixes(prefixes: &SourceList) -> String {
+    let mut shown: Vec<String> = prefixes.iter().take(SHOWN_PREFIXES).map(|prefix| prefix.to_string()).collect();
     if prefixes.len() > SHOWN_PREFIXES {
         shown.push(format!("… {} in all", prefixes.len()));
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use tidegate_kernel::{CounterRow, Hook, RateFill, Reason};
+use tidegate_kernel::{CounterRow, Hook, RateFill, Reason, SourceUse};
 use tidegate_model::DomainId;
 
 use super::{
@@ -49,6 +49,7 @@ pub(super) fn render(state: &State, page: &mut Page) {
         state.sources.borrow().seen(),
     );
     render_rates(&domains, &kernel.rate_fill().unwrap_or_default(), page);
+    render_sources(&domains, &kernel.source_use(), page);
     let fill = kernel.map_fill();
     let map = |name: &str| Labels::default().with("map", name);
     page.family(
@@ -62,6 +63,26 @@ pub(super) fn render(state: &State, page: &mut Page) {
         "Largest number of entries of a BPF map.",
         Kind::Gauge,
         fill.iter().map(|fill| (map(fill.map), fill.capacity)),
+    );
+}
+
+/// What source lists take. Domains without lists have no series.
+fn render_sources(domains: &BTreeMap<DomainId, Labels>, usage: &[SourceUse], page: &mut Page) {
+    let labelled = |usage: &SourceUse| domains.get(&usage.domain).cloned().unwrap_or_default();
+    page.family(
+        "tidegate_kernel_source_table_bytes",
+        "Kernel memory of a domain's source lists: the table in force and the one for the next change.",
+        Kind::Gauge,
+        usage.iter().map(|usage| (labelled(usage), usage.bytes)),
+    );
+    let prefixes = usage
+        .iter()
+        .flat_map(|usage| usage.prefixes.iter().map(move |(list, family, count)| (usage, *list, *family, *count)));
+    page.family(
+        "tidegate_kernel_source_prefixes",
+        "Prefixes of a domain's source lists in force.",
+        Kind::Gauge,
+        prefixes.map(|(usage, list, family, count)| (labelled(usage).with("list", list).with("family", family), count)),
     );
 }
 

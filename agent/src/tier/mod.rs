@@ -15,7 +15,7 @@ use std::{
 
 use tidegate_kernel::{
     ApplyFailure, AttachMode, ConnectionRow, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, RateFill,
-    RateState, SampleLosses, Verdict,
+    RateState, SampleLosses, SourceUse, Verdict,
 };
 use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
 use tracing::{debug, info, warn};
@@ -250,6 +250,11 @@ impl KernelTier {
     /// The kernel's.
     pub fn sample_losses(&self) -> Result<SampleLosses, KernelError> {
         self.kernel.sample_losses()
+    }
+
+    /// What the source lists of each domain take.
+    pub fn source_use(&self) -> Vec<SourceUse> {
+        self.kernel.source_use()
     }
 
     /// How full the maps are.

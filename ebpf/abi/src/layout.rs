@@ -6,8 +6,8 @@ use crate::connections::{Connections, DURATION_BUCKETS, Instance, KNOWN_WAYS, Kn
 use crate::map::{
     AddressOwner, Counter, DialledKey, FrontendKey, InterfaceKey, Policy, Rate, Sample, SampleBudget, SampleState,
 };
-use crate::{DomainRates, RateSet};
 use crate::sources::SourceLine;
+use crate::{DomainRates, RateSet};
 
 /// Layout of one type that crosses the border.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

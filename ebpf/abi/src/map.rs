@@ -3,7 +3,9 @@
 //! Sizes are capacities, not memory: hash maps and tries of this project are created without preallocation. Ports are in
 //! host order, addresses in the form of [`Address`]. `pad` fields are zero: they are part of a key's bytes.
 
-use crate::{Address, Connections, DomainRates, Hook, Instance, KnownSet, Mark, Plain, RateSet, Reason, SourceKey, SourceLine};
+use crate::{
+    Address, Connections, DomainRates, Hook, Instance, KnownSet, Mark, Plain, RateSet, Reason, SourceKey, SourceLine,
+};
 
 /// Names of the maps, as pinned and as in the object.
 pub mod name {

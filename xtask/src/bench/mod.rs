@@ -4,7 +4,7 @@ use std::{os::unix::process::CommandExt, process::Command};
 
 use anyhow::Result;
 
-use crate::{demo, place, setup::Need};
+use crate::{demo, ebpf, place, setup::Need};
 
 /// What `bench` takes from the command line.
 #[derive(clap::Args)]
@@ -20,7 +20,9 @@ pub(crate) struct Args {
 /// Not root, or something cannot be built.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let bench = demo::prepare("tidegate-bench", "the bench", &[Need::Network, Need::Peers])?;
+    let trial = ebpf::build_trial()?;
     let mut command = Command::new(bench);
+    command.env("TIDEGATE_TRIAL_OBJECT", trial);
     command.args(["--results".into(), place::root().join("bench/results").into_os_string()]).args(&args.words);
     Err(command.exec().into())
 }

@@ -18,11 +18,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("tidegate-programs", &["tidegate-abi"]),
     ("tidegate-model", &[]),
     ("tidegate-gateway-api", &["tidegate-model"]),
-    ("tidegate-kernel", &["tidegate-abi", "tidegate-model"]),
+    // Only its tests look up, in tables that it has built, as the programs do.
+    ("tidegate-kernel", &["tidegate-abi", "tidegate-model", "tidegate-programs"]),
     ("tidegate-proxy", &["tidegate-model"]),
     ("tidegate", &["tidegate-model", "tidegate-gateway-api", "tidegate-kernel", "tidegate-proxy"]),
     ("tidegate-lab", &[]),
-    ("tidegate-bench", &["tidegate-lab"]),
+    ("tidegate-bench", &["tidegate-kernel", "tidegate-lab", "tidegate-model"]),
     ("tidegate-fuzz", &["tidegate-gateway-api", "tidegate-model", "tidegate-programs", "tidegate-proxy", "tidegate"]),
     ("tidegate-tests", &["tidegate-abi", "tidegate-kernel", "tidegate-lab", "tidegate-model", "tidegate-programs"]),
     ("xtask", &["tidegate-abi", "tidegate-lab"]),
@@ -30,7 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crates of others that only some of ours may have below them, at any depth.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("aya", &["tidegate-kernel", "tidegate", "tidegate-tests"]),
+    ("aya", &["tidegate-kernel", "tidegate", "tidegate-tests", "tidegate-bench"]),
     ("kube-client", &["tidegate", "tidegate-fuzz"]),
     ("kube", &["tidegate-gateway-api", "tidegate", "tidegate-fuzz"]),
 ];

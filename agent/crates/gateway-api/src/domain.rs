@@ -163,6 +163,11 @@ fn read_admission<'a>(
     let deny = list("deny", &sources.deny, &sources.deny_from);
     let allow = list("allow", &sources.allow, &sources.allow_from);
     let is_closed = sources.allow.is_some() || sources.allow_from.is_some();
+    if is_closed && allow.is_empty() {
+        faults.push(
+            "spec.sources.allow holds no prefix, so nobody is let in: name who is, or remove the field".to_owned(),
+        );
+    }
     let limits = spec.admission.clone().unwrap_or_default();
     let rates = limits.new_connections.clone().unwrap_or_default();
     let mut rate = |field, rate: Option<RateSpec>| rate.and_then(|rate| read_rate(field, rate, faults));

@@ -149,7 +149,7 @@ fn find_entry(
         &mut |place, prefix| {
             let is_longer = best.as_ref().is_none_or(|(_, length)| prefix.prefix_len() > *length);
             if prefix.contains(&address) && is_longer {
-                best = Some((place, prefix.prefix_len()));
+                best = Some((place(), prefix.prefix_len()));
             }
         },
         &mut |_| {},

@@ -2,11 +2,11 @@
 //!
 //! A line that is no prefix is named and left out; the others count. A bare address is a prefix of its own.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
-use tidegate_model::ObjectName;
+use tidegate_model::{ObjectName, SourceList};
 
 use crate::api::ConfigMapReference;
 
@@ -36,18 +36,21 @@ pub(crate) fn config_map_name(reference: &ConfigMapReference) -> ObjectName {
     ObjectName::new(reference.namespace.as_deref().unwrap_or("default"), &reference.name)
 }
 
+/// Takes an entry; its place is made only when somebody asks, since a list may be long.
+pub(crate) type Take<'a> = dyn FnMut(&dyn Fn() -> Place, IpNet) + 'a;
+
 /// Goes over a list and the ConfigMaps it refers to. `take` gets each entry with its place; `fault` what is wrong.
 pub(crate) fn for_each_entry<'a>(
     field: &str,
     inline: &[String],
     references: &[ConfigMapReference],
     find: &dyn Fn(&ObjectName) -> Option<&'a Arc<ConfigMap>>,
-    take: &mut dyn FnMut(Place, IpNet),
+    take: &mut Take<'_>,
     fault: &mut dyn FnMut(String),
 ) {
     for (index, text) in inline.iter().enumerate() {
         match read_prefix(text) {
-            Some(prefix) => take(Place::Inline(index), prefix),
+            Some(prefix) => take(&|| Place::Inline(index), prefix),
             None => fault(format!(
                 "spec.sources.{field}[{index}]: {text:?} is not a prefix, it is left out: write it like 192.0.2.0/24 or 2001:db8::/32"
             )),
@@ -71,13 +74,7 @@ pub(crate) fn for_each_entry<'a>(
     }
 }
 
-fn read_lines(
-    name: &ObjectName,
-    key: &str,
-    text: &str,
-    take: &mut dyn FnMut(Place, IpNet),
-    fault: &mut dyn FnMut(String),
-) {
+fn read_lines(name: &ObjectName, key: &str, text: &str, take: &mut Take<'_>, fault: &mut dyn FnMut(String)) {
     let mut faults = 0;
     for (index, line) in text.lines().enumerate() {
         let entry = line.split('#').next().unwrap_or_default().trim();
@@ -86,7 +83,7 @@ fn read_lines(
         }
         match read_prefix(entry) {
             Some(prefix) => {
-                take(Place::Line { config_map: name.clone(), key: key.to_owned(), line: index + 1 }, prefix);
+                take(&|| Place::Line { config_map: name.clone(), key: key.to_owned(), line: index + 1 }, prefix);
             }
             None => {
                 faults += 1;
@@ -104,14 +101,14 @@ fn read_lines(
     }
 }
 
-/// The prefixes of a list, sorted, each once, with what is wrong in it.
+/// The prefixes of a list, with what is wrong in it.
 pub(crate) fn read_list<'a>(
     field: &str,
     inline: &[String],
     references: &[ConfigMapReference],
     find: &dyn Fn(&ObjectName) -> Option<&'a Arc<ConfigMap>>,
-) -> (Vec<IpNet>, Vec<String>) {
-    let mut prefixes = BTreeSet::new();
+) -> (SourceList, Vec<String>) {
+    let mut prefixes = Vec::new();
     let mut faults = Vec::new();
     for_each_entry(
         field,
@@ -119,9 +116,9 @@ pub(crate) fn read_list<'a>(
         references,
         find,
         &mut |_, prefix| {
-            prefixes.insert(prefix);
+            prefixes.push(prefix);
         },
         &mut |fault| faults.push(fault),
     );
-    (prefixes.into_iter().collect(), faults)
+    (prefixes.into(), faults)
 }

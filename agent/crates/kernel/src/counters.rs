@@ -90,10 +90,14 @@ impl Kernel {
             fill(name::INTERFACES, applied.interfaces.len(), map::MAX_INTERFACES),
             fill(name::ADMITTING, applied.admitting.len(), map::MAX_ADMITTING),
             fill(name::DOMAINS, applied.policies.len(), map::MAX_DOMAINS),
-            fill(name::SOURCES, self.sources.count(), map::MAX_SOURCES),
             fill(name::DIALLED, applied.dialled.len(), map::MAX_DIALLED),
             self.connections.fill(),
         ]
+    }
+
+    /// Number of tables of sources in the kernel: up to two for each domain with lists.
+    pub fn source_tables(&self) -> usize {
+        self.sources.count()
     }
 
     /// What the source lists of each domain take, of those that this agent has applied.

@@ -7,10 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use tidegate_abi::{
-    Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Transport,
-    address::from_ip,
-};
+use tidegate_abi::{Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Transport, address::from_ip};
 use tidegate_model::{self as model, DomainId};
 
 use crate::desired::{ApplyFailure, Desired, DomainDesired};

@@ -29,6 +29,8 @@ mod sources;
 mod sys;
 mod tables;
 mod test_run;
+#[cfg(feature = "trial")]
+pub mod trial;
 mod upkeep;
 
 pub use tidegate_abi::{Hook, Reason};

@@ -134,7 +134,8 @@ mod tests {
 
     #[test]
     fn lists_are_canonical_whatever_they_were_written_like() {
-        let written = list(&["10.1.2.3/8", "2001:db8::1/32", "10.0.0.0/8", "::ffff:192.0.2.0/120", "0.0.0.0/0", "::/0"]);
+        let written =
+            list(&["10.1.2.3/8", "2001:db8::1/32", "10.0.0.0/8", "::ffff:192.0.2.0/120", "0.0.0.0/0", "::/0"]);
         let shown: Vec<String> = written.iter().map(|prefix| prefix.to_string()).collect();
         assert_eq!(shown, ["0.0.0.0/0", "10.0.0.0/8", "192.0.2.0/24", "::/0", "2001:db8::/32"]);
         assert_eq!(written, list(&["::/0", "2001:db8::/32", "192.0.2.0/24", "10.0.0.0/8", "0.0.0.0/0"]));

@@ -39,16 +39,20 @@ use table::{Plan, Table};
 pub const MAX_PREFIXES: usize = 1_000_000;
 const LINE_BYTES: u64 = size_of::<SourceLine>() as u64;
 
+const MIB: u64 = 1 << 20;
+
 /// Why lists were not taken; those before stay in force.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("{list} list has {count} prefixes, the limit is {MAX_PREFIXES}: merge neighbouring prefixes or shorten the list")]
+    #[error(
+        "{list} list has {count} prefixes, the limit is {MAX_PREFIXES}: merge neighbouring prefixes or shorten the list"
+    )]
     TooLong { list: &'static str, count: usize },
     #[error("deny and allow list take a table of {} MiB, the limit is {} MiB: use fewer different IPv6 prefix lengths, or fewer prefixes",
-        .lines * LINE_BYTES >> 20, u64::from(MAX_LINES) * LINE_BYTES >> 20)]
+        .lines * LINE_BYTES / MIB, u64::from(MAX_LINES) * LINE_BYTES / MIB)]
     TooLarge { lines: u64 },
     #[error("the kernel gives no table of {} KiB for deny and allow list: {source} (free memory, raise the agent's memory limit, or shorten the list)",
-        .lines * LINE_BYTES >> 10)]
+        .lines * LINE_BYTES / 1024)]
     Memory { lines: u64, source: io::Error },
     #[error("BPF map {}: {_0}", name::SOURCES)]
     Map(#[source] io::Error),
@@ -198,4 +202,23 @@ fn build(domain: u32, lists: &Lists) -> Result<(Side, OwnedFd), Refusal> {
         }
     }
     unreachable!("the loop has no end of its own")
+}
+
+/// A table in an array of one: for the bench.
+#[cfg(feature = "trial")]
+pub(crate) struct TrialTable(Side);
+
+#[cfg(feature = "trial")]
+impl TrialTable {
+    /// Builds a table into the first element of a map.
+    pub(crate) fn build(lists: &Lists, map: std::os::fd::BorrowedFd<'_>) -> Result<Self, Refusal> {
+        let (side, table) = build(0, lists)?;
+        sys::set_table(map, 0, table.as_fd()).map_err(Refusal::Map)?;
+        Ok(Self(side))
+    }
+
+    /// Its memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.lines.as_ref().len() as u64 * LINE_BYTES
+    }
 }

@@ -184,7 +184,11 @@ fn a_changed_table_says_what_a_new_one_does() {
                 std::mem::swap(&mut deny, &mut allow);
             }
             let lists = lists(&deny, &allow);
-            if sheet.update(&lists) { changes += 1 } else { rebuilds += 1 }
+            if sheet.update(&lists) {
+                changes += 1
+            } else {
+                rebuilds += 1
+            }
             assert_same(&sheet, &lists, &mut random);
         }
     }

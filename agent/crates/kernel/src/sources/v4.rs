@@ -4,9 +4,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use tidegate_abi::sources::{
-    BLOCK_UNITS, IMMEDIATE, ROOT_LINE, ROOT_WORDS, SPARSE_EXCEPTIONS, SourceLine, VERDICT,
-};
+use tidegate_abi::sources::{BLOCK_UNITS, IMMEDIATE, ROOT_LINE, ROOT_WORDS, SPARSE_EXCEPTIONS, SourceLine, VERDICT};
 
 use super::{
     arena::{Arena, Full},
@@ -250,10 +248,10 @@ impl Node {
         for (plain, list) in plain.iter_mut().zip(here) {
             for prefix in list {
                 let (bit, len) = (u32::from(prefix.addr()) >> 8 & 63, prefix.prefix_len());
-                match len {
-                    ..=REGION_LEN => {}
-                    ..=24 => *plain |= run(bit, 1 << (24 - len)),
-                    _ => inner |= 1 << bit,
+                if len > 24 {
+                    inner |= 1 << bit;
+                } else if len > REGION_LEN {
+                    *plain |= run(bit, 1 << (24 - len));
                 }
             }
         }

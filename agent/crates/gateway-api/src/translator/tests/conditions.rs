@@ -496,7 +496,11 @@ fn a_domain_without_nics_or_addresses_is_refused_and_a_faulty_entry_left_out() {
         world.assert_condition(place, "PartiallyInvalid=true UnsupportedValue", message);
     }
     world.assert_condition(place, "Enforced=false NotEnforced", "spec.egress is not enforced yet");
-    assert_eq!(world.model("public").domain.admission.allow, Some(Vec::new()), "a faulty list stays closed");
+    assert_eq!(
+        world.model("public").domain.admission.allow,
+        Some(tidegate_model::SourceList::default()),
+        "a faulty list stays closed"
+    );
 }
 
 #[test]

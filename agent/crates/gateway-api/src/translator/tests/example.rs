@@ -23,7 +23,7 @@ fn serves_both_domains_and_says_that_all_is_well() {
     assert_eq!(public.domain.limits.cpu_millis, Some(1000));
     assert_eq!(public.domain.limits.memory_bytes, Some(512 << 20));
     let private = world.model("private");
-    assert_eq!(private.domain.admission.allow, Some(vec!["10.20.0.0/16".parse().unwrap()]));
+    assert_eq!(private.domain.admission.allow, Some(vec!["10.20.0.0/16".parse().unwrap()].into()));
 
     let https = world.listener("public", "gw-external", "external", "https").unwrap();
     assert_eq!(https.protocol, Protocol::Https);

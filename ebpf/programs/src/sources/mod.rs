@@ -7,11 +7,7 @@
 mod v4;
 mod v6;
 
-use tidegate_abi::{
-    Address,
-    address::to_v4,
-    sources::{DENIED, SourceLine},
-};
+use tidegate_abi::sources::{DENIED, SourceLine};
 
 pub use v4::find_v4;
 pub use v6::find_v6;
@@ -31,15 +27,8 @@ impl Lines for &[SourceLine] {
 /// What an address gets from a table that cannot be read: the domain is closed rather than open.
 pub const UNREADABLE: u32 = DENIED;
 
-/// Verdict on an address.
+/// Verdict on an address in two halves; IPv4 is IPv4-mapped, as in [`tidegate_abi::Address`].
 #[inline(always)]
-pub fn find(lines: impl Lines, addr: &Address) -> u32 {
-    match to_v4(addr) {
-        Some(v4) => find_v4(lines, u32::from_be_bytes(v4)),
-        None => {
-            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
-            let upper = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-            find_v6(lines, upper, u64::from_be_bytes([i, j, k, l, m, n, o, p]))
-        }
-    }
+pub fn find(lines: impl Lines, upper: u64, lower: u64) -> u32 {
+    if upper == 0 && lower >> 32 == 0xffff { find_v4(lines, lower as u32) } else { find_v6(lines, upper, lower) }
 }

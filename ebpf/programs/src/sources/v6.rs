@@ -11,8 +11,8 @@ use tidegate_abi::sources::{
 
 use super::{Lines, UNREADABLE};
 
-/// Verdict on an address in two halves. A function of its own: within the programs it would fill their stack.
-#[inline(never)]
+/// Verdict on an address in two halves.
+#[inline(always)]
 pub fn find_v6(lines: impl Lines, upper: u64, lower: u64) -> u32 {
     let Some(line) = lines.line(HEADER_LINE) else { return UNREADABLE };
     let header = Header::read(line);

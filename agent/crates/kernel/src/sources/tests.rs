@@ -109,7 +109,8 @@ impl Sheet {
     }
 
     fn find(&self, ip: IpAddr) -> u32 {
-        find(self.lines.as_slice(), &from_ip(ip))
+        let bits = u128::from_be_bytes(from_ip(ip));
+        find(self.lines.as_slice(), (bits >> 64) as u64, bits as u64)
     }
 }
 

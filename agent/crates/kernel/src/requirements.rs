@@ -1,7 +1,7 @@
 //! What the programs need of the kernel beyond its release: the one table to extend when a program uses something new.
 //!
 //! A release alone says little: distributions leave options out and carry features back. What every release from
-//! [`OLDEST_KERNEL`](crate::probe) on has whatever its options is not listed: links of XDP, cgroups and namespaces (5.9), atomic
+//! [`OLDEST_KERNEL`](mod@crate::probe) on has whatever its options is not listed: links of XDP, cgroups and namespaces (5.9), atomic
 //! instructions with a result (5.12), arrays that can be mapped (5.5).
 
 use aya::{

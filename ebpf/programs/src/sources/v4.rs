@@ -6,6 +6,8 @@ use super::{Lines, UNREADABLE};
 
 /// A bit in every byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
+/// All bits of every byte but the highest.
+const LOW_BITS: u64 = 0x7f * ONES;
 
 /// Verdict on an address.
 #[inline(always)]
@@ -45,14 +47,14 @@ pub fn find_v4(lines: impl Lines, addr: u32) -> u32 {
 /// `verdicts` say what they are, and the two bits above those in the lowest byte what everything else is.
 #[inline(always)]
 fn find_exception(octets: u64, verdicts: u64, octet: u32) -> u32 {
-    let differing = octets ^ ONES * u64::from(octet);
+    let differing = octets ^ (ONES * u64::from(octet));
     // The highest bit of each byte that is zero, exactly (no carry leaves its byte).
-    let equal = !((differing & 0x7f * ONES) + 0x7f * ONES | differing | 0x7f * ONES);
+    let equal = !(((differing & LOW_BITS) + LOW_BITS) | differing | LOW_BITS);
     if equal == 0 {
         return (verdicts >> 2) as u32 & VERDICT;
     }
     // Equal octets have equal verdicts, so that folding them together changes nothing.
-    let mut folded = verdicts & (equal >> 7) * 3;
+    let mut folded = verdicts & ((equal >> 7) * 3);
     folded |= folded >> 32;
     folded |= folded >> 16;
     folded |= folded >> 8;

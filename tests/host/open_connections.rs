@@ -131,7 +131,7 @@ fn round_trips_durations_and_bytes_of_connections_are_told_by_domain() {
         }
     }
     for direction in ["received", "sent"] {
-        assert!(sum("tidegate_kernel_tcp_bytes_total", &[("direction", direction)]) > 500.0, "{direction}");
+        assert!(sum("tidegate_kernel_tcp_bytes_total", &[("direction", direction)]) > 100.0, "{direction}");
     }
     let labels = [("domain", "public"), ("traffic_domain", "public")];
     assert!(metrics.select(OPEN, &labels).next().is_some(), "the domain's own labels");

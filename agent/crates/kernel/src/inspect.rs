@@ -89,15 +89,15 @@ pub fn inspect(bpffs: &Path) -> io::Result<Vec<InstanceState>> {
             InstanceState { instance: name, links: Vec::new(), programs: Vec::new(), maps: Vec::new(), folder };
         let cgroups = find_cgroups();
         for pin in list(&state.folder.join("links"))? {
-            state.links.push(inspect_link(&state.folder.join("links").join(&pin), pin, &cgroups)?);
+            state.links.extend(present(inspect_link(&state.folder.join("links").join(&pin), pin, &cgroups))?);
         }
         for pin in list(&state.folder.join("programs"))? {
-            state.programs.push(inspect_program(&state.folder.join("programs").join(&pin), pin)?);
+            state.programs.extend(present(inspect_program(&state.folder.join("programs").join(&pin), pin))?);
         }
         for maps in list(&state.folder)?.into_iter().filter(|folder| folder.starts_with("maps-")) {
             for pin in list(&state.folder.join(&maps))? {
                 let path = state.folder.join(&maps).join(&pin);
-                state.maps.push(inspect_map(&path, format!("{maps}/{pin}"))?);
+                state.maps.extend(present(inspect_map(&path, format!("{maps}/{pin}")))?);
             }
         }
         instances.push(state);
@@ -111,6 +111,14 @@ pub fn inspect(bpffs: &Path) -> io::Result<Vec<InstanceState>> {
 /// When the interface is gone.
 pub fn describe_xdp(bpffs: &Path, ifindex: u32) -> io::Result<Option<String>> {
     Ok(find_xdp(ifindex)?.map(|id| describe_program(bpffs, id)))
+}
+
+/// What is there; `None` for a pin that an agent or somebody else has taken away since it was listed.
+fn present<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// Names in a folder, sorted; nothing when there is no such folder.

@@ -60,7 +60,7 @@ pub const MAX_LINES: u32 = 1 << 22;
 /// Entries of a hash line.
 pub const LINE_ENTRIES: u32 = 4;
 /// Lines that an entry can stand in: its home and those behind it.
-pub const MAX_PROBES: u32 = 4;
+pub const MAX_PROBES: u32 = 8;
 /// Steps of a binary search over 64 lengths, twice.
 pub const MAX_STEPS: u32 = 14;
 
@@ -138,14 +138,28 @@ impl Header {
         SourceLine { words: [self.seed, place, search, 0, 0, 0, 0, 0] }
     }
 
-    /// Where an entry has its home, counted from the first line of the hash.
+    /// Where an entry has its home, counted from the first line of the hash, and how far it is from there to each of the lines
+    /// behind ([`Header::after`]).
     #[inline(always)]
-    pub const fn home(&self, key: u64, identity: u64) -> u32 {
-        // Two rounds of multiply and fold; the upper half of the product is taken as a fraction of the lines.
-        let mut mixed = (key ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    pub const fn home(&self, key: u64, identity: u64) -> (u32, u32) {
+        // Prefixes share bits, end in zeroes and come in rows, hence the folds before and after each multiplication.
+        let mut mixed = key ^ self.seed;
         mixed ^= mixed >> 32;
-        mixed = (mixed ^ identity).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        (((mixed >> 32) * self.lines as u64) >> 32) as u32
+        mixed = mixed.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^= mixed >> 33;
+        mixed = (mixed ^ identity).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^= mixed >> 33;
+        // Each half as a fraction of the lines.
+        let lines = self.lines as u64;
+        let home = ((mixed & 0xffff_ffff) * lines) >> 32;
+        (home as u32, ((mixed >> 32) * lines >> 32) as u32 | 1)
+    }
+
+    /// The line that is looked at when one was full. Strides differ, since full lines side by side would fill those behind them.
+    #[inline(always)]
+    pub const fn after(&self, line: u32, stride: u32) -> u32 {
+        let next = line + stride;
+        if next >= self.lines { next - self.lines } else { next }
     }
 }
 

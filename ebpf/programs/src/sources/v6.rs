@@ -29,7 +29,7 @@ pub fn find_v6(lines: impl Lines, upper: u64, lower: u64) -> u32 {
         // In the second stage a length means as many bits of the lower half as it is above 64; `upper_bits` takes it so.
         let key = upper_bits(half, len);
         let identity = u64::from(len) | parent;
-        let mut at = header.home(key, identity);
+        let (mut at, stride) = header.home(key, identity);
         let mut probes = 0;
         let (mut meta, mut slot) = (0, 0);
         while probes < MAX_PROBES {
@@ -52,10 +52,7 @@ pub fn find_v6(lines: impl Lines, upper: u64, lower: u64) -> u32 {
             if meta != 0 || words[1] & OVERFLOW == 0 {
                 break;
             }
-            at += 1;
-            if at == header.lines {
-                at = 0;
-            }
+            at = header.after(at, stride);
         }
         verdict |= meta >> VERDICT_SHIFT;
         next = if meta == 0 { taken >> step::MISS_SHIFT } else { taken >> step::HIT_SHIFT } & step::NEXT;

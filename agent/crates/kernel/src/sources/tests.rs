@@ -277,3 +277,25 @@ fn differences_and_merges_are_those_of_sets() {
         assert_eq!(merged, all);
     }
 }
+
+#[test]
+fn a_long_list_of_ipv6_prefixes_fits_at_the_first_or_second_try() {
+    let mut random = Random(0x1011);
+    let prefix = |random: &mut Random| {
+        let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+        let bits = 0x2 << 124 | bits & (0xfff << 112) | bits & (u128::MAX >> 32);
+        let len = [32, 36, 40, 44, 48, 48, 48, 56, 64, 64][random.below(10) as usize];
+        IpNet::from(Ipv6Net::new_assert(bits.into(), len))
+    };
+    let lists = lists(&(0..300_000).map(|_| prefix(&mut random)).collect::<Vec<_>>(), &[]);
+    let mut plan = Plan::of(&lists);
+    for tries in 1..=3 {
+        let mut lines = vec![SourceLine::default(); plan.lines() as usize];
+        if Table::build(&lists, &plan, &mut lines).is_ok() {
+            assert!(tries <= 2, "{tries} tries");
+            return;
+        }
+        plan = plan.grown(tries).expect("not so soon");
+    }
+    panic!("it did not fit");
+}

@@ -16,9 +16,9 @@ use super::{
 };
 
 /// Of a hundred places of a new hash so many are taken: a line is full now and then, and changes find room.
-const NEW_FILL: u64 = 62;
+const NEW_FILL: u64 = 50;
 /// Beyond this part of a hundred a hash is built anew.
-const MOST_FILL: u64 = 75;
+const MOST_FILL: u64 = 60;
 /// Entries whose verdicts a change may touch: beyond, building anew is faster.
 const MANY_ENTRIES: usize = 200_000;
 
@@ -331,7 +331,7 @@ impl V6 {
 
 impl Hash {
     fn find(&self, key: u64, identity: u64, lines: &[SourceLine]) -> Option<u32> {
-        let mut at = self.header.home(key, identity);
+        let (mut at, stride) = self.header.home(key, identity);
         for _ in 0..MAX_PROBES {
             let words = &lines[at as usize].words;
             for slot in 0..LINE_ENTRIES {
@@ -343,7 +343,7 @@ impl Hash {
             if words[1] & OVERFLOW == 0 {
                 break;
             }
-            at = (at + 1) % self.header.lines;
+            at = self.header.after(at, stride);
         }
         None
     }
@@ -354,20 +354,20 @@ impl Hash {
         if (self.entries + 1) * 100 > places * MOST_FILL {
             return Err(Full);
         }
-        let home = self.header.home(key, identity);
-        let places = (0..MAX_PROBES).flat_map(|probe| {
-            let line = (home + probe) % self.header.lines;
-            (0..LINE_ENTRIES).map(move |slot| (probe, line * LINE_ENTRIES + slot))
-        });
-        let (probe, place) = places.into_iter().find(|&(_, place)| *meta(lines, place) & LEN == 0).ok_or(Full)?;
-        for passed in 0..probe {
-            lines[((home + passed) % self.header.lines) as usize].words[1] |= OVERFLOW;
+        let (mut at, stride) = self.header.home(key, identity);
+        for _ in 0..MAX_PROBES {
+            let free = (at * LINE_ENTRIES..(at + 1) * LINE_ENTRIES).find(|&place| *meta(lines, place) & LEN == 0);
+            if let Some(place) = free {
+                lines[at as usize].words[(place % LINE_ENTRIES) as usize * 2] = key;
+                *meta(lines, place) |= identity;
+                self.entries += 1;
+                return Ok(place);
+            }
+            // A mark that is not needed in the end, because there is no place behind either, costs a look-up only.
+            lines[at as usize].words[1] |= OVERFLOW;
+            at = self.header.after(at, stride);
         }
-        let line = &mut lines[(place / LINE_ENTRIES) as usize];
-        line.words[(place % LINE_ENTRIES) as usize * 2] = key;
-        *meta(lines, place) |= identity;
-        self.entries += 1;
-        Ok(place)
+        Err(Full)
     }
 }
 

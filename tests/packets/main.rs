@@ -9,7 +9,6 @@ mod fixtures;
 mod frame;
 mod guard;
 mod icmp;
-mod kill;
 mod limits;
 mod lists;
 mod martian;

@@ -152,7 +152,7 @@ impl Header {
         // Each half as a fraction of the lines.
         let lines = self.lines as u64;
         let home = ((mixed & 0xffff_ffff) * lines) >> 32;
-        (home as u32, ((mixed >> 32) * lines >> 32) as u32 | 1)
+        (home as u32, (((mixed >> 32) * lines) >> 32) as u32 | 1)
     }
 
     /// The line that is looked at when one was full. Strides differ, since full lines side by side would fill those behind them.

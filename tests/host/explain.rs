@@ -76,7 +76,7 @@ struct Policy {
     deny: Vec<String>,
     allow: Option<Vec<String>>,
     ports: Vec<u16>,
-    /// Rate of each source and of all, in flow style. So low that questions would use them up if they took anything.
+    /// Rates and limits, in flow style. So low that questions would use them up if they took anything.
     rates: &'static str,
 }
 
@@ -88,6 +88,9 @@ fn policy() -> impl Strategy<Value = Policy> {
         "{newConnections: {perSource: {rate: 1, burst: 1}}}",
         "{newConnections: {total: {rate: 1, burst: 2}}}",
         "{newConnections: {perSource: {rate: 1}, total: {rate: 2}}}",
+        "{openConnections: {perSource: 1, total: 1}}",
+        "{icmp: {echo: {rate: 0}}}",
+        "{icmp: {echo: {rate: 1, burst: 1}}}",
     ]);
     (list(), proptest::option::of(list()), ports, rates).prop_map(|(deny, allow, ports, rates)| Policy {
         deny,

@@ -178,6 +178,7 @@ impl Walk<'_> {
                 let step = Step::new("icmp", "frontends take echo, and the errors that path MTU discovery needs");
                 self.deny(step, Reason::IcmpDenied)
             }
+            (None, Message::Echo) if self.scene.is_kernel_on => self.judge_echo(),
             _ if self.scene.is_kernel_on && self.question.payload == Payload::Tcp => {
                 self.judge_open_connections()?;
                 self.judge_rates()
@@ -312,6 +313,22 @@ impl Walk<'_> {
         let (strangers, known) = (held.total.unwrap_or_default(), held.total_known.unwrap_or_default());
         self.judge_bucket(total, left, Reason::RateDomain, |_| {
             format!("the domain takes {strangers} more at once now, and {known} of sources that it knows")
+        })
+    }
+
+    /// Echo has one bucket for all sources.
+    fn judge_echo(&mut self) -> Result<(), Reason> {
+        let limit = self.owner.domain.model.domain.admission.echo.unwrap_or(RateLimit::ECHO);
+        let Some(held) = (self.scene.read_rates)(self.owner.domain.id, self.question.source) else {
+            self.steps.push(Step::new("rates", "cannot be read from the kernel"));
+            return Ok(());
+        };
+        self.judge_bucket(Some(limit), held.echo, Reason::EchoRate, |left| {
+            if limit.rate == 0 {
+                "the domain takes no echo at all".to_owned()
+            } else {
+                format!("the domain takes {left} more echo messages at once now")
+            }
         })
     }
 

@@ -80,12 +80,19 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
     let arrival = interface.map(nic);
     // Sources by what is left for them, and for the domain.
     let read_rates = |_, source: IpAddr| {
-        let (source, total, total_known) = match source.to_string().as_str() {
-            "198.51.100.3" => (0, 5, 6),
-            "198.51.100.4" => (2, 0, 6),
-            _ => (3, 5, 6),
+        let (source, total, total_known, echo) = match source.to_string().as_str() {
+            "198.51.100.3" => (0, 5, 6, 7),
+            "198.51.100.4" => (2, 0, 6, 7),
+            "198.51.100.5" => (3, 5, 6, 0),
+            _ => (3, 5, 6, 7),
         };
-        Some(RateState { source: Some(source), is_shared: false, total: Some(total), total_known: Some(total_known) })
+        Some(RateState {
+            source: Some(source),
+            is_shared: false,
+            total: Some(total),
+            total_known: Some(total_known),
+            echo: Some(echo),
+        })
     };
     // A source with two connections, and one that comes when the domain is full.
     let count_open = |_, source: IpAddr| match source.to_string().as_str() {
@@ -185,6 +192,15 @@ fn sources_that_cannot_be_are_martians_and_routers_may_have_link_local_addresses
     assert_eq!(walk_with(error, "127.0.0.1", "203.0.113.1:0", None).0, Reason::Martian);
     // The NIC comes first.
     assert_eq!(walk("127.0.0.1", public, Some("lan0")).0, Reason::WrongInterface);
+}
+
+#[test]
+fn echo_beyond_its_rate_is_refused_and_errors_are_not_rated() {
+    let icmp = |kind| walk_with(Payload::Icmp { kind, code: 0 }, "198.51.100.5", "203.0.113.1:0", None);
+    let field = "TrafficDomain/public spec.admission.icmp.echo 1000 a second, 1000 at once";
+    assert_eq!(icmp(8), (Reason::EchoRate, field.to_owned()));
+    assert_eq!(icmp(0).0, Reason::EchoRate, "replies too");
+    assert_eq!(icmp(3).0, Reason::Admitted);
 }
 
 #[test]

@@ -6,13 +6,12 @@
 //! limits there are.
 
 use std::{
-    io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use tidegate_abi::{
     Connections, Instance, SourceKey,
     address::from_ip,
@@ -28,8 +27,8 @@ use crate::{
     attach::{LinkName, open_cgroup},
     maps::Maps,
     programs::ProgramName,
-    sys::{self, Wire, fill_random, netns_cookie},
-    tables::map_error,
+    sys::{self, Wire, netns_cookie, random_seed},
+    tables::{clear_per_cpu, map_error},
 };
 
 /// Connections of one domain, summed over the CPUs.
@@ -128,10 +127,7 @@ impl ConnectionTables {
 
     /// Clears what is told of a domain that is gone. Connections that it still has stay counted until they close.
     pub(crate) fn forget(&mut self, domain: u32) -> Result<(), KernelError> {
-        let cpus = self.connections.get(&domain, 0).map_err(map_error(name::CONNECTIONS))?.len();
-        let zeroes = PerCpuValues::try_from(vec![Wire(Connections::default()); cpus])
-            .map_err(|error| map_error(name::CONNECTIONS)(MapError::IoError(error)))?;
-        self.connections.set(domain, zeroes, 0).map_err(map_error(name::CONNECTIONS))
+        clear_per_cpu(&mut self.connections, domain, name::CONNECTIONS)
     }
 
     fn read_open(&self, domain: u32) -> Result<u64, KernelError> {
@@ -173,13 +169,6 @@ impl ConnectionTables {
             capacity: MAX_OPEN_SOURCES.into(),
         }
     }
-}
-
-fn random_seed() -> io::Result<[u64; 2]> {
-    let mut bytes = [0; 16];
-    fill_random(&mut bytes)?;
-    // A seed of zeroes says that there is none.
-    Ok([&bytes[..8], &bytes[8..]].map(|half| half.iter().fold(1, |word, byte| word << 8 | u64::from(*byte))))
 }
 
 impl Kernel {

@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray};
 use nix::time::{ClockId, clock_gettime};
 use tidegate_abi::{
     DomainRates, Policy, Rate, RateSet,
@@ -23,8 +23,8 @@ use tidegate_model::DomainId;
 use crate::{
     Kernel, KernelError,
     maps::Maps,
-    sys::{Wire, delete_element, fill_random, wait_grace_period},
-    tables::map_error,
+    sys::{Wire, delete_element, random_seed, wait_grace_period},
+    tables::{clear_per_cpu, map_error},
 };
 
 /// Sets that are looked at to tell how full a table is: sources fall into sets at random, so any 256 of 16,384 tell the fill
@@ -55,6 +55,8 @@ pub struct RateState {
     pub total: Option<u64>,
     /// The same for sources that have completed a handshake.
     pub total_known: Option<u64>,
+    /// Echo messages that the domain takes at once; `None` without a limit, 0 when it takes none at all.
+    pub echo: Option<u64>,
 }
 
 /// The maps.
@@ -132,16 +134,10 @@ impl RateTables {
 
     /// Fills the domain's own bucket and gives its hash a new key, for a domain that judges nothing.
     fn reset(&mut self, domain: u32) -> Result<(), KernelError> {
-        let mut seed = [0; 16];
-        fill_random(&mut seed).map_err(|error| map_error(name::RATE_DOMAINS)(MapError::IoError(error)))?;
-        let [a, b] =
-            [&seed[..8], &seed[8..]].map(|half| half.iter().fold(1, |word, byte| word << 8 | u64::from(*byte)));
-        let rates = DomainRates { seed: [a, b], ..DomainRates::default() };
+        let seed = random_seed().map_err(|error| map_error(name::RATE_DOMAINS)(MapError::IoError(error)))?;
+        let rates = DomainRates { seed, ..DomainRates::default() };
         self.domains.set(domain, Wire(rates), 0).map_err(map_error(name::RATE_DOMAINS))?;
-        let cpus = self.overflows.get(&domain, 0).map_err(map_error(name::RATE_OVERFLOWS))?.len();
-        let zeroes = PerCpuValues::try_from(vec![Wire(0); cpus])
-            .map_err(|error| map_error(name::RATE_OVERFLOWS)(MapError::IoError(error)))?;
-        self.overflows.set(domain, zeroes, 0).map_err(map_error(name::RATE_OVERFLOWS))
+        clear_per_cpu(&mut self.overflows, domain, name::RATE_OVERFLOWS)
     }
 
     /// What is left of a domain that is gone: a later one of the same number starts clean.
@@ -177,6 +173,10 @@ impl RateTables {
             is_shared: false,
             total: total.map(|rate| left(rate, rates.total, rate.reserve_ns())),
             total_known: total.map(|rate| left(rate, rates.total, 0)),
+            echo: match policy.flags & Policy::NO_ECHO {
+                0 => policy.echo.is_limited().then(|| left(&policy.echo, rates.echo, 0)),
+                _ => Some(0),
+            },
         };
         let (true, Some(table)) = (policy.per_source.is_limited(), self.present.get(&domain)) else { return Ok(state) };
         let source = mask_source(&from_ip(source.to_canonical()), policy.v4_bits, policy.v6_bits);

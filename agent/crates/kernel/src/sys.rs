@@ -179,12 +179,14 @@ pub(crate) fn delete_element(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> 
     bpf(command::MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
-/// Fills a short buffer (up to 256 bytes, which is never interrupted) with random bytes.
-pub(crate) fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
-    // SAFETY: the kernel writes at most the buffer's length.
-    let filled = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+/// A random key for a hash; never zero, which says that there is none.
+pub(crate) fn random_seed() -> io::Result<[u64; 2]> {
+    let mut seed = [0u64; 2];
+    // SAFETY: the kernel writes at most as many bytes as `seed` has; so few are never interrupted.
+    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), size_of_val(&seed), 0) };
+    seed[0] |= 1;
     match usize::try_from(filled) {
-        Ok(filled) if filled == buffer.len() => Ok(()),
+        Ok(filled) if filled == size_of_val(&seed) => Ok(seed),
         Ok(_) => Err(io::Error::other("too few random bytes")),
         Err(_) => Err(io::Error::last_os_error()),
     }

@@ -53,6 +53,18 @@ pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> KernelError {
     move |source| KernelError::Map { map, source: Box::new(source) }
 }
 
+/// Sets an element to zero on every CPU.
+pub(crate) fn clear_per_cpu<T: Plain + Default>(
+    map: &mut PerCpuArray<MapData, Wire<T>>,
+    index: u32,
+    name: &'static str,
+) -> Result<(), KernelError> {
+    let cpus = map.get(&index, 0).map_err(map_error(name))?.len();
+    let zeroes = PerCpuValues::try_from(vec![Wire(T::default()); cpus])
+        .map_err(|error| map_error(name)(MapError::IoError(error)))?;
+    map.set(index, zeroes, 0).map_err(map_error(name))
+}
+
 /// What to tell a person about a write that failed.
 pub(crate) fn explain_write(map: &'static str, capacity: u32, error: &MapError) -> String {
     let errno = match error {
@@ -210,10 +222,7 @@ impl Tables {
 
     /// Sets a counter to zero. Counts that come in at the same moment may be lost.
     pub(crate) fn clear_counter(&mut self, index: u32) -> Result<(), KernelError> {
-        let cpus = self.counters.get(&index, 0).map_err(map_error(name::COUNTERS))?.len();
-        let zeroes = PerCpuValues::try_from(vec![Wire(Counter::default()); cpus])
-            .map_err(|error| map_error(name::COUNTERS)(MapError::IoError(error)))?;
-        self.counters.set(index, zeroes, 0).map_err(map_error(name::COUNTERS))
+        clear_per_cpu(&mut self.counters, index, name::COUNTERS)
     }
 
     pub(crate) fn set_sample_budget(&mut self, class: u32, budget: SampleBudget) -> Result<(), KernelError> {

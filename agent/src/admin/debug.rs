@@ -35,5 +35,8 @@ fn to_value(resource: &Resource) -> Value {
             json!({ "kind": "Listener", "key": key.to_string(), "value": &**listener })
         }
         Resource::Rule(key, rule) => json!({ "kind": "Rule", "key": key.to_string(), "value": &**rule }),
+        Resource::Forward(key, forward) => {
+            json!({ "kind": "Forward", "key": key.to_string(), "value": &**forward })
+        }
     }
 }

@@ -230,7 +230,7 @@ fn describe(key: &Key) -> String {
         Key::Backend(key) => key.to_string(),
         Key::Endpoints(key) => format!("endpoints of {key}"),
         Key::Listener(key) => format!("listener {key}"),
-        Key::Rule(key) => key.to_string(),
+        Key::Rule(key) | Key::Forward(key) => key.to_string(),
     }
 }
 

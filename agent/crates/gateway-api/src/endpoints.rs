@@ -12,7 +12,7 @@ use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
     discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
 };
-use tidegate_model::{BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints, ObjectName};
+use tidegate_model::{BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints, ObjectName, Transport};
 
 use crate::{
     api,
@@ -26,7 +26,12 @@ pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub(crate) type ReadBackend = Result<Option<BackendProtocol>, Problem>;
 
 /// Checks that a port of a Service can be a backend.
-pub(crate) fn read_service(name: &ObjectName, port: u16, service: Option<&Service>) -> ReadBackend {
+pub(crate) fn read_service(
+    name: &ObjectName,
+    port: u16,
+    transport: Transport,
+    service: Option<&Service>,
+) -> ReadBackend {
     let Some(service) = service else {
         return Err(Problem::new(
             "BackendNotFound",
@@ -39,19 +44,19 @@ pub(crate) fn read_service(name: &ObjectName, port: u16, service: Option<&Servic
             format!("Service/{name} is of type ExternalName, which is not served: use a Backend with an fqdn endpoint"),
         ));
     }
-    let Some(found) = find_port(service, port) else {
+    let Some(found) = find_port(service, port, transport) else {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| port.port.to_string());
         let ports = ports.collect::<Vec<_>>().join(", ");
         return Err(Problem::new("BackendNotFound", format!("Service/{name} has no port {port}, it has: {ports}")));
     };
-    match found.protocol.as_deref() {
-        None | Some("TCP") => {}
-        Some(other) => {
-            return Err(Problem::new(
-                "UnsupportedProtocol",
-                format!("Service/{name} port {port} is {other}: HTTP needs a TCP port"),
-            ));
-        }
+    if !is_transport(found.protocol.as_deref(), transport) {
+        return Err(Problem::new(
+            "UnsupportedProtocol",
+            format!(
+                "Service/{name} port {port} is {}: the route needs a {transport} port",
+                found.protocol.as_deref().unwrap_or(TCP)
+            ),
+        ));
     }
     found.app_protocol.as_deref().map_or(Ok(None), |protocol| {
         read_app_protocol(protocol)
@@ -82,30 +87,41 @@ fn read_app_protocol(protocol: &str) -> Option<Option<BackendProtocol>> {
     }
 }
 
-fn find_port(service: &Service, port: u16) -> Option<&ServicePort> {
+/// Protocol of a port that names none.
+const TCP: &str = "TCP";
+
+fn is_transport(protocol: Option<&str>, transport: Transport) -> bool {
+    match transport {
+        Transport::Tcp => matches!(protocol, None | Some(TCP)),
+        Transport::Udp => protocol == Some("UDP"),
+    }
+}
+
+/// The port of a Service, of the transport wanted if there is one.
+fn find_port(service: &Service, port: u16, transport: Transport) -> Option<&ServicePort> {
     let ports = service.spec.as_ref()?.ports.as_ref()?;
     // A port number may occur for TCP and for UDP.
     let mut same = ports.iter().filter(|found| found.port == i32::from(port));
-    let is_tcp = |found: &&ServicePort| matches!(found.protocol.as_deref(), None | Some("TCP"));
-    same.clone().find(is_tcp).or_else(|| same.next())
+    let is_wanted = |found: &&ServicePort| is_transport(found.protocol.as_deref(), transport);
+    same.clone().find(is_wanted).or_else(|| same.next())
 }
 
 /// Endpoints of a Service's port, out of all EndpointSlices of the Service.
 pub(crate) fn read_slices<'a>(
     port: u16,
+    transport: Transport,
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice>,
 ) -> Endpoints {
     let mut found = Collected::default();
-    let Some(name) = find_port(service, port).map(|port| port.name.as_deref().unwrap_or_default()) else {
+    let Some(name) = find_port(service, port, transport).map(|port| port.name.as_deref().unwrap_or_default()) else {
         return Endpoints::default();
     };
     for slice in slices.filter(|slice| slice.address_type != "FQDN") {
         let ports = slice.ports.iter().flatten();
         let mut numbers = ports
             .filter(|port| {
-                port.name.as_deref().unwrap_or_default() == name
-                    && matches!(port.protocol.as_deref(), None | Some("TCP"))
+                port.name.as_deref().unwrap_or_default() == name && is_transport(port.protocol.as_deref(), transport)
             })
             .filter_map(|port| u16::try_from(port.port?).ok().filter(|&number| number > 0));
         let Some(number) = numbers.next() else { continue };
@@ -266,7 +282,7 @@ impl Collected {
 /// The object that a backend's key names, as people write it.
 pub(crate) fn object_of(key: &BackendKey) -> (crate::Kind, &ObjectName) {
     match key {
-        BackendKey::Service { name, .. } => (crate::Kind::Service, name),
+        BackendKey::Service { name, .. } | BackendKey::UdpService { name, .. } => (crate::Kind::Service, name),
         BackendKey::Backend { name } => (crate::Kind::Backend, name),
     }
 }

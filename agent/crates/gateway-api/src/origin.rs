@@ -65,16 +65,20 @@ pub(crate) fn find_resource(store: &Store, key: &Key) -> Origin {
         Key::Backend(key) | Key::Endpoints(key) => {
             let (kind, name) = object_of(key);
             let field = match key {
-                tidegate_model::BackendKey::Service { port, .. } => format!("spec.ports[port={port}]"),
+                tidegate_model::BackendKey::Service { port, .. }
+                | tidegate_model::BackendKey::UdpService { port, .. } => format!("spec.ports[port={port}]"),
                 tidegate_model::BackendKey::Backend { .. } => "spec.endpoints".to_owned(),
             };
             Origin::new(kind, name.clone(), field)
         }
         Key::Listener(key) => find_listener(store, key),
-        Key::Rule(key) => {
+        Key::Rule(key) | Key::Forward(key) => {
             let kind = match key.kind {
                 RuleKind::HTTPRoute => Kind::HTTPRoute,
                 RuleKind::GRPCRoute => Kind::GRPCRoute,
+                RuleKind::TLSRoute => Kind::TLSRoute,
+                RuleKind::TCPRoute => Kind::TCPRoute,
+                RuleKind::UDPRoute => Kind::UDPRoute,
             };
             Origin::new(kind, key.route.clone(), format!("spec.rules[{}]", key.index))
         }

@@ -9,8 +9,15 @@ use crate::ObjectName;
 /// Key of a backend: what a `backendRef` names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BackendKey {
-    /// A port of a Service.
+    /// A TCP port of a Service.
     Service {
+        /// The Service.
+        name: ObjectName,
+        /// `spec.ports[].port`.
+        port: u16,
+    },
+    /// A UDP port of a Service, for datagrams: one number may be a port of both transports.
+    UdpService {
         /// The Service.
         name: ObjectName,
         /// `spec.ports[].port`.
@@ -27,6 +34,7 @@ impl fmt::Display for BackendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service { name, port } => write!(f, "Service/{name}:{port}"),
+            Self::UdpService { name, port } => write!(f, "Service/{name}:{port}/UDP"),
             Self::Backend { name } => write!(f, "Backend/{name}"),
         }
     }

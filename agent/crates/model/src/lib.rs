@@ -8,6 +8,7 @@ pub mod backend;
 pub mod codec;
 pub mod control;
 pub mod domain;
+pub mod forward;
 pub mod id;
 pub mod listener;
 pub mod resource;
@@ -16,8 +17,9 @@ pub mod sources;
 
 pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
 pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SourceBits, SynCookies};
+pub use forward::Forward;
 pub use id::{DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
-pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol};
+pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol, TlsMode};
 pub use resource::{Change, Delta, Key, Model, Resource};
 pub use rule::{
     Attachment, BackendTarget, Cors, CorsOrigin, Filter, Fraction, HeaderEdits, HeaderMatch, Match, Mirror, PathMatch,

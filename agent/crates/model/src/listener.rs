@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FrontendKey, Hostname, ObjectName};
+use crate::{FrontendKey, Hostname, ObjectName, Transport};
 
 /// Key of a listener: the Gateway and the listener's name in it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,24 +32,64 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Host names served; `None` is every name.
     pub hostname: Option<Hostname>,
-    /// TLS termination; `Some` exactly when `protocol` is [`Protocol::Https`].
+    /// What becomes of TLS; `Some` exactly when `protocol` is [`Protocol::Https`] or [`Protocol::Tls`].
     pub tls: Option<ListenerTls>,
 }
 
 /// Application protocol of a listener that this version serves.
+///
+/// On one TCP port there are either HTTP listeners, or HTTPS and TLS listeners side by side (told apart by server name), or
+/// one TCP listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// HTTP/1.1, and HTTP/2 with prior knowledge.
     Http,
     /// HTTP/1.1 and HTTP/2 over TLS, chosen by ALPN.
     Https,
+    /// Any protocol over TLS: connections are forwarded by their server name.
+    Tls,
+    /// Any protocol over TCP.
+    Tcp,
+    /// Any protocol over UDP: the frontends are of [`Transport::Udp`].
+    Udp,
 }
 
-/// How a listener terminates TLS.
+impl Protocol {
+    /// Transport protocol below.
+    pub fn transport(self) -> Transport {
+        match self {
+            Self::Http | Self::Https | Self::Tls | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
+    }
+
+    /// Whether a listener of this protocol and one of `other` can be told apart by host name on one port.
+    pub fn shares_port_with(self, other: Self) -> bool {
+        match self {
+            Self::Http => other == Self::Http,
+            Self::Https | Self::Tls => matches!(other, Self::Https | Self::Tls),
+            Self::Tcp | Self::Udp => false,
+        }
+    }
+}
+
+/// What a listener does with TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerTls {
-    /// Certificates to choose from: the one whose names match the SNI best, else the first.
+    /// Where TLS ends.
+    pub mode: TlsMode,
+    /// Certificates to choose from: the one whose names match the SNI best, else the first. None with
+    /// [`TlsMode::Passthrough`].
     pub certificates: Vec<CertificateKey>,
+}
+
+/// Where a TLS connection of a client ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum TlsMode {
+    /// Here.
+    Terminate,
+    /// At the backend: bytes go there as they came.
+    Passthrough,
 }
 
 /// Key of a certificate: the Secret it came from.

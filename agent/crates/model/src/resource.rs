@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Backend, BackendKey, Certificate, CertificateKey, Domain, Endpoints, FrontendKey, Generation, Listener,
+    Backend, BackendKey, Certificate, CertificateKey, Domain, Endpoints, Forward, FrontendKey, Generation, Listener,
     ListenerKey, Rule, RuleKey, domain::Frontends,
 };
 
@@ -27,6 +27,8 @@ pub enum Key {
     Listener(ListenerKey),
     /// A [`Rule`].
     Rule(RuleKey),
+    /// A [`Forward`].
+    Forward(RuleKey),
 }
 
 /// A resource with its key: they cannot disagree.
@@ -42,6 +44,8 @@ pub enum Resource {
     Listener(ListenerKey, Arc<Listener>),
     /// A rule.
     Rule(RuleKey, Arc<Rule>),
+    /// A forward.
+    Forward(RuleKey, Arc<Forward>),
 }
 
 impl Resource {
@@ -53,6 +57,7 @@ impl Resource {
             Self::Endpoints(key, _) => Key::Endpoints(key.clone()),
             Self::Listener(key, _) => Key::Listener(key.clone()),
             Self::Rule(key, _) => Key::Rule(key.clone()),
+            Self::Forward(key, _) => Key::Forward(key.clone()),
         }
     }
 }
@@ -115,6 +120,14 @@ impl Model {
     pub fn rules(&self) -> impl Iterator<Item = (&RuleKey, &Arc<Rule>)> {
         self.resources.values().filter_map(|resource| match resource {
             Resource::Rule(key, rule) => Some((key, rule)),
+            _ => None,
+        })
+    }
+
+    /// All forwards.
+    pub fn forwards(&self) -> impl Iterator<Item = (&RuleKey, &Arc<Forward>)> {
+        self.resources.values().filter_map(|resource| match resource {
+            Resource::Forward(key, forward) => Some((key, forward)),
             _ => None,
         })
     }

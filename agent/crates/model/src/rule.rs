@@ -30,6 +30,12 @@ pub enum RuleKind {
     HTTPRoute,
     /// `GRPCRoute`.
     GRPCRoute,
+    /// `TLSRoute`.
+    TLSRoute,
+    /// `TCPRoute`.
+    TCPRoute,
+    /// `UDPRoute`.
+    UDPRoute,
 }
 
 /// One rule: which requests it takes and what becomes of them.
@@ -51,7 +57,7 @@ pub struct Rule {
     pub timeouts: Timeouts,
 }
 
-/// Attachment of a rule to a listener.
+/// Attachment of a rule or a forward to a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The listener.

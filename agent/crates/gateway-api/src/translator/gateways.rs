@@ -8,7 +8,7 @@ use std::{
 
 use tidegate_model::{
     CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls, ObjectName, Protocol, Resource,
-    Transport,
+    TlsMode, Transport,
 };
 
 use super::Translator;
@@ -317,8 +317,10 @@ impl Translator {
                 outcome.is_served = true;
                 if is_here {
                     certificates.extend(usable.iter().cloned());
-                    let tls = (protocol == Protocol::Https)
-                        .then(|| ListenerTls { certificates: usable.into_iter().map(CertificateKey).collect() });
+                    let tls = (protocol == Protocol::Https).then(|| ListenerTls {
+                        mode: TlsMode::Terminate,
+                        certificates: usable.into_iter().map(CertificateKey).collect(),
+                    });
                     let hostname = listener.hostname.clone();
                     listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
                 }

@@ -89,9 +89,11 @@ impl Translator {
 
     /// Marks the ports of a Service that routes refer to, or only where their endpoints are.
     fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
-        let first = BackendKey::Service { name: name.clone(), port: 0 };
-        let last = BackendKey::Service { name: name.clone(), port: u16::MAX };
-        let keys = self.edges.route_backends.targets_in(first..=last).cloned();
+        let tcp = |port| BackendKey::Service { name: name.clone(), port };
+        let udp = |port| BackendKey::UdpService { name: name.clone(), port };
+        let targets = &self.edges.route_backends;
+        let keys =
+            targets.targets_in(tcp(0)..=tcp(u16::MAX)).chain(targets.targets_in(udp(0)..=udp(u16::MAX))).cloned();
         if endpoints_only {
             self.work.endpoints.extend(keys);
         } else {

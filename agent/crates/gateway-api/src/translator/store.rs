@@ -10,7 +10,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use tidegate_model::{BackendKey, Endpoints, ObjectName};
+use tidegate_model::{BackendKey, Endpoints, ObjectName, Transport};
 
 use super::index::Index;
 use crate::{
@@ -133,9 +133,13 @@ impl Store {
     /// Checks that a backend can be used.
     pub(crate) fn read_backend(&self, key: &BackendKey) -> ReadBackend {
         match key {
+            BackendKey::UdpService { name, port } => {
+                read_service(name, *port, Transport::Udp, self.find_service(name).map(|service| &**service))
+            }
             BackendKey::Backend { name } => read_backend(name, self.find_backend(name).map(|backend| &**backend)),
             BackendKey::Service { name, port } => {
-                let read = read_service(name, *port, self.find_service(name).map(|service| &**service))?;
+                let read =
+                    read_service(name, *port, Transport::Tcp, self.find_service(name).map(|service| &**service))?;
                 match self.tls_policies.sources_of(name).next() {
                     None => Ok(read),
                     Some(policy) => Err(Problem::new(
@@ -156,7 +160,9 @@ impl Store {
                 .find_backend(name)
                 .map(|backend| read_backend_endpoints(backend, &self.resolved))
                 .unwrap_or_default(),
-            BackendKey::Service { name, port } => {
+            BackendKey::Service { name, port } | BackendKey::UdpService { name, port } => {
+                let is_udp = matches!(key, BackendKey::UdpService { .. });
+                let transport = if is_udp { Transport::Udp } else { Transport::Tcp };
                 let Some(service) = self.find_service(name) else { return Endpoints::default() };
                 let slices = self.slices.sources_of(name).filter_map(|slice| {
                     match self.find(&ObjectRef::new(Kind::EndpointSlice, slice.clone())) {
@@ -164,7 +170,7 @@ impl Store {
                         _ => None,
                     }
                 });
-                read_slices(*port, service, slices)
+                read_slices(*port, transport, service, slices)
             }
         }
     }

@@ -4,7 +4,7 @@ use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
     CorsOrigin, Delta, Endpoint, EndpointState, Endpoints, Filter, Fraction, FrontendKey, Generation, HeaderEdits, Key,
     Listener, ListenerKey, ListenerTls, Match, Mirror, ObjectName, PathMatch, PathRewrite, Protocol, Resource, Rewrite,
-    Rule, RuleKey, RuleKind, Transport, WeightedBackend,
+    Rule, RuleKey, RuleKind, TlsMode, Transport, WeightedBackend,
 };
 
 use super::*;
@@ -26,7 +26,7 @@ fn listener(name: &str, hostname: Option<&str>, is_tls: bool) -> Change {
         owns_addresses: true,
         protocol: if is_tls { Protocol::Https } else { Protocol::Http },
         hostname: hostname.map(|name| name.parse().unwrap()),
-        tls: is_tls.then(|| ListenerTls { certificates: vec![certificate_key()] }),
+        tls: is_tls.then(|| ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate_key()] }),
     };
     Change::Put(Resource::Listener(listener_key(name), listener.into()))
 }

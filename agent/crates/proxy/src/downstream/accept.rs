@@ -21,6 +21,7 @@ use super::connection;
 use crate::{
     decide::ConnectionFacts,
     shard::{Connections, Shard},
+    tables::Opening,
     timeouts,
 };
 
@@ -58,7 +59,8 @@ fn admit(shard: &Rc<Shard>, tcp: TcpStream, peer: SocketAddr, role: SocketRole) 
         // Bound to a wildcard or a laptop's port: the frontend is what the agent said.
         SocketRole::Bound(key) => SocketAddr::new(key.addr, key.port),
     };
-    let Some(is_tls) = shard.tables.borrow().find_frontend(local).map(|frontend| frontend.is_tls()) else {
+    let opening = shard.tables.borrow().find_frontend(local).map(|frontend| frontend.opening());
+    let Some(opening) = opening.filter(|opening| *opening != Opening::Tcp) else {
         // Did not come through admission, or its listener has just gone.
         return refuse("not_a_frontend");
     };
@@ -67,7 +69,7 @@ fn admit(shard: &Rc<Shard>, tcp: TcpStream, peer: SocketAddr, role: SocketRole) 
     }
     let Some(guard) = Connections::enter(shard) else { return refuse("connection_limit") };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let facts = ConnectionFacts { local, peer, is_tls, sni: None };
+    let facts = ConnectionFacts { local, peer, is_tls: opening == Opening::Tls, sni: None };
     tokio::task::spawn_local(connection::run(shard.clone(), tcp, facts, guard));
 }
 

@@ -14,7 +14,8 @@ use std::{
 };
 
 pub use snapshot::{
-    ConnectionCounts, HistogramCounts, ReasonCounts, RequestCounts, RequestLabels, Snapshot, UpstreamCounts,
+    ConnectionCounts, ForwardCounts, HistogramCounts, ReasonCounts, RequestCounts, RequestLabels, Snapshot,
+    UpstreamCounts,
 };
 
 /// Upper bounds of the buckets for durations, in nanoseconds: 0.5 ms, the time of a request to a near backend, up to
@@ -101,6 +102,21 @@ impl RuleStats {
         self.received_bytes.add(received_bytes);
         self.sent_bytes.add(sent_bytes);
     }
+}
+
+/// Connections or sessions of one forward through one Gateway.
+#[derive(Debug, Default)]
+pub struct ForwardStats {
+    /// Taken by it.
+    pub opened: Counter,
+    /// Open now.
+    pub active: Counter,
+    /// Not forwarded, or broken off, by reason.
+    pub failures: Reasons,
+    /// Bytes from clients, as they went on.
+    pub received_bytes: Counter,
+    /// Bytes to clients, as they came.
+    pub sent_bytes: Counter,
 }
 
 /// What happened towards one backend.

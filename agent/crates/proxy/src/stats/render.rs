@@ -22,6 +22,7 @@ impl Snapshot {
     pub fn render(&self, labels: &BTreeMap<String, String>) -> String {
         let mut page = Page { domain: domain_labels(labels), text: String::new() };
         self.render_requests(&mut page);
+        self.render_forwards(&mut page);
         self.render_connections(&mut page);
         self.render_upstreams(&mut page);
         page.text
@@ -56,7 +57,27 @@ impl Snapshot {
             "Lines of the access log dropped because its writer fell behind.",
             [(String::new(), self.log_lines_dropped)],
         );
-        page.gauge("tidegate_rules", "Rules in force.", [(String::new(), self.rules)]);
+        page.gauge("tidegate_rules", "Rules and forwards in force.", [(String::new(), self.rules)]);
+    }
+
+    fn render_forwards(&self, page: &mut Page) {
+        let forwards: Vec<_> = self.forwards.iter().map(|(labels, counts)| (request_labels(labels), counts)).collect();
+        let mut family = |name, help, is_gauge, value: fn(&super::ForwardCounts) -> u64| {
+            let series = forwards.iter().map(|(labels, counts)| (labels.clone(), value(counts)));
+            page.family(name, help, if is_gauge { "gauge" } else { "counter" }, series);
+        };
+        family("tidegate_forwards_total", "Connections and sessions taken by a route.", false, |counts| counts.opened);
+        family("tidegate_forwards_active", "Connections and sessions that are open.", true, |counts| counts.active);
+        family("tidegate_forward_received_bytes_total", "Bytes passed on from clients.", false, |counts| {
+            counts.received_bytes
+        });
+        family("tidegate_forward_sent_bytes_total", "Bytes passed on to clients.", false, |counts| counts.sent_bytes);
+        let failures = forwards.iter().flat_map(|(labels, counts)| reason_series(labels, &counts.failures));
+        page.counter(
+            "tidegate_forward_failures_total",
+            "Connections and sessions not forwarded or broken off, by reason.",
+            failures,
+        );
     }
 
     fn render_connections(&self, page: &mut Page) {
@@ -177,6 +198,9 @@ fn request_labels(labels: &RequestLabels) -> String {
             let kind = match key.kind {
                 RuleKind::HTTPRoute => "HTTPRoute",
                 RuleKind::GRPCRoute => "GRPCRoute",
+                RuleKind::TLSRoute => "TLSRoute",
+                RuleKind::TCPRoute => "TCPRoute",
+                RuleKind::UDPRoute => "UDPRoute",
             };
             (kind, key.route.to_string(), key.index.to_string())
         }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use tidegate_model::{BackendKey, ObjectName, RuleKey};
 
-use super::{ConnectionStats, DURATION_BOUNDS_NS, Histogram, Reasons, RuleStats, STATUS_CLASSES, UpstreamStats};
+use super::{
+    ConnectionStats, DURATION_BOUNDS_NS, ForwardStats, Histogram, Reasons, RuleStats, STATUS_CLASSES, UpstreamStats,
+};
 
 /// What requests are told apart by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +41,21 @@ pub struct RequestCounts {
 
 /// Counts by reason.
 pub type ReasonCounts = BTreeMap<&'static str, u64>;
+
+/// Counts of a forward.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardCounts {
+    /// See [`ForwardStats::opened`].
+    pub opened: u64,
+    /// See [`ForwardStats::active`].
+    pub active: u64,
+    /// See [`ForwardStats::failures`].
+    pub failures: ReasonCounts,
+    /// See [`ForwardStats::received_bytes`].
+    pub received_bytes: u64,
+    /// See [`ForwardStats::sent_bytes`].
+    pub sent_bytes: u64,
+}
 
 /// Counts of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,6 +100,8 @@ pub struct ConnectionCounts {
 pub struct Snapshot {
     /// Requests.
     pub requests: BTreeMap<RequestLabels, RequestCounts>,
+    /// Forwards.
+    pub forwards: BTreeMap<RequestLabels, ForwardCounts>,
     /// Backends.
     pub upstreams: BTreeMap<BackendKey, UpstreamCounts>,
     /// Connections.
@@ -91,7 +110,7 @@ pub struct Snapshot {
     pub local_responses: ReasonCounts,
     /// Lines of the access log dropped because its writer fell behind.
     pub log_lines_dropped: u64,
-    /// Rules that are in force. The same on every shard: not added up.
+    /// Rules and forwards that are in force. The same on every shard: not added up.
     pub rules: u64,
 }
 
@@ -100,6 +119,9 @@ impl Snapshot {
     pub fn add(&mut self, other: Self) {
         for (labels, counts) in other.requests {
             self.requests.entry(labels).or_default().add(&counts);
+        }
+        for (labels, counts) in other.forwards {
+            self.forwards.entry(labels).or_default().add(counts);
         }
         for (key, counts) in other.upstreams {
             self.upstreams.entry(key).or_default().add(counts);
@@ -121,6 +143,21 @@ impl RequestCounts {
         add_each(&mut self.responses, &other.responses);
         add_each(&mut self.durations.buckets, &other.durations.buckets);
         self.durations.sum_ns = self.durations.sum_ns.wrapping_add(other.durations.sum_ns);
+        self.received_bytes += other.received_bytes;
+        self.sent_bytes += other.sent_bytes;
+    }
+}
+
+impl ForwardCounts {
+    /// Whether nothing was counted.
+    pub fn is_empty(&self) -> bool {
+        self.opened == 0
+    }
+
+    fn add(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.active += other.active;
+        add_reasons(&mut self.failures, other.failures);
         self.received_bytes += other.received_bytes;
         self.sent_bytes += other.sent_bytes;
     }
@@ -164,6 +201,18 @@ impl From<&RuleStats> for RequestCounts {
 impl From<&Histogram> for HistogramCounts {
     fn from(histogram: &Histogram) -> Self {
         Self { buckets: histogram.buckets.each_ref().map(super::Counter::count), sum_ns: histogram.sum_ns.count() }
+    }
+}
+
+impl From<&ForwardStats> for ForwardCounts {
+    fn from(stats: &ForwardStats) -> Self {
+        Self {
+            opened: stats.opened.count(),
+            active: stats.active.count(),
+            failures: reason_counts(&stats.failures),
+            received_bytes: stats.received_bytes.count(),
+            sent_bytes: stats.sent_bytes.count(),
+        }
     }
 }
 

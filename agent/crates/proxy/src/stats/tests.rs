@@ -26,9 +26,15 @@ fn snapshot() -> Snapshot {
     let upstream = UpstreamStats::default();
     upstream.requests.add(7);
     upstream.failures.increment("reset");
+    let forward = ForwardStats::default();
+    forward.opened.add(4);
+    forward.active.increment();
+    forward.failures.increment("no_backend");
+    forward.received_bytes.add(11);
     let backend = BackendKey::Service { name: ObjectName::new("shop", "b\"\\\n"), port: 80 };
     Snapshot {
         requests: [(rule("a"), (&stats).into()), (rule("quiet"), RequestCounts::default())].into(),
+        forwards: [(rule("f"), (&forward).into())].into(),
         upstreams: [(backend, UpstreamCounts { ready_endpoints: 2, ..(&upstream).into() })].into(),
         connections: (&shard.connections).into(),
         local_responses: snapshot::reason_counts(&shard.local_responses),
@@ -129,6 +135,10 @@ fn the_page_is_valid_and_says_what_was_counted() {
     assert_eq!(find(&series, "tidegate_response_body_bytes_total", &route), Some(1005.0));
     assert_eq!(find(&series, "tidegate_local_responses_total", &[("reason", "no_route")]), Some(2.0));
     assert_eq!(find(&series, "tidegate_connections_active", &[]), Some(1.0));
+    let forward = [("route", "shop/f"), ("gateway", "infra/edge")];
+    assert_eq!(find(&series, "tidegate_forwards_total", &forward), Some(4.0));
+    assert_eq!(find(&series, "tidegate_forwards_active", &forward), Some(1.0));
+    assert_eq!(find(&series, "tidegate_forward_failures_total", &[forward[0], ("reason", "no_backend")]), Some(1.0));
     let backend = ("backend", "Service/shop/b\"\\\n:80");
     assert_eq!(find(&series, "tidegate_upstream_requests_total", &[backend]), Some(7.0));
     assert_eq!(find(&series, "tidegate_upstream_failures_total", &[backend, ("reason", "reset")]), Some(1.0));

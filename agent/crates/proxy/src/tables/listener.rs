@@ -11,14 +11,26 @@ use smallvec::SmallVec;
 use tidegate_model::{Listener, ListenerKey, Protocol};
 
 use super::{
+    forward::{FoundForward, Rivals},
     hosts::HostMap,
     paths::{Found, PathTable},
 };
 use crate::{http::head::RequestHead, stats::RuleStats};
 
-/// Rules of one listener by host name, then by path.
+/// What hangs on one listener.
 #[derive(Debug, Default)]
-pub struct Routes(pub(super) RefCell<HostMap<PathTable>>);
+pub struct Routes {
+    /// Rules by host name, then by path.
+    pub(super) rules: RefCell<HostMap<PathTable>>,
+    /// Forwards by server name.
+    pub(super) forwards: RefCell<HostMap<Rivals>>,
+}
+
+impl Routes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.borrow().is_empty() && self.forwards.borrow().is_empty()
+    }
+}
 
 /// A listener in force. A request in flight keeps it.
 #[derive(Debug)]
@@ -47,16 +59,42 @@ impl ListenerState {
         head: &RequestHead,
         use_it: impl FnOnce(Found<'_>) -> R,
     ) -> Option<R> {
-        let routes = self.routes.0.borrow();
-        routes.find_map(head.host(), |table| table.find(path, head)).map(use_it)
+        let rules = self.routes.rules.borrow();
+        rules.find_map(head.host(), |table| table.find(path, head)).map(use_it)
     }
+}
+
+impl ListenerState {
+    /// The forward for a connection with this SNI (lower case, no trailing dot; `None` also where there is no TLS): of those
+    /// with the most specific server name the first in precedence.
+    pub fn find_forward(&self, sni: Option<&str>) -> Option<FoundForward> {
+        let forwards = self.routes.forwards.borrow();
+        let rivals = match sni {
+            Some(name) => forwards.find(name),
+            None => forwards.any(),
+        };
+        rivals.and_then(Rivals::first).cloned()
+    }
+}
+
+/// What connections to a frontend begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// A request in clear text.
+    Http,
+    /// The client's greeting of a TLS handshake.
+    Tls,
+    /// Anything, or nothing: the server may be first to speak.
+    Tcp,
 }
 
 /// Listeners of one frontend, by protocol.
 #[derive(Debug, Default)]
 pub struct Frontend {
     http: HostMap<Listeners>,
-    https: HostMap<Listeners>,
+    /// Of protocol HTTPS and TLS, told apart by server name.
+    tls: HostMap<Listeners>,
+    tcp: Listeners,
 }
 
 /// Listeners with the same host name in the order of their keys: the first is served. The agent reports the others as
@@ -64,9 +102,18 @@ pub struct Frontend {
 type Listeners = SmallVec<[Rc<ListenerState>; 1]>;
 
 impl Frontend {
+    /// What connections begin with. The agent lets no two of these share a frontend.
+    pub fn opening(&self) -> Opening {
+        match (self.tls.is_empty(), self.http.is_empty()) {
+            (false, _) => Opening::Tls,
+            (true, false) => Opening::Http,
+            (true, true) => Opening::Tcp,
+        }
+    }
+
     /// Whether connections begin with TLS.
     pub fn is_tls(&self) -> bool {
-        !self.https.is_empty()
+        self.opening() == Opening::Tls
     }
 
     /// The listener for a host name (lower case, no port, no trailing dot).
@@ -76,7 +123,15 @@ impl Frontend {
 
     /// The TLS listener for a client that sent no SNI: one for every host, because nothing else can be meant.
     pub fn find_listener_without_name(&self) -> Option<&Rc<ListenerState>> {
-        self.https.any().and_then(|listeners| listeners.first())
+        self.tls.any().and_then(|listeners| listeners.first())
+    }
+
+    /// The TLS listener for a client's SNI (lower case, no trailing dot).
+    pub fn find_tls_listener(&self, sni: Option<&str>) -> Option<&Rc<ListenerState>> {
+        match sni {
+            Some(name) => self.find_listener(true, name),
+            None => self.find_listener_without_name(),
+        }
     }
 
     /// TLS for a new connection, by its SNI (lower case, no trailing dot).
@@ -85,39 +140,51 @@ impl Frontend {
     /// Why there is none, as in the counter of failed handshakes: no listener is for that name
     /// ([`UNRECOGNIZED_NAME`](crate::certificates::UNRECOGNIZED_NAME) tells the client), or it has no usable certificate.
     pub fn server_config(&self, sni: Option<&str>) -> Result<Arc<ServerConfig>, &'static str> {
-        let listener = match sni {
-            Some(name) => self.find_listener(true, name),
-            None => self.find_listener_without_name(),
-        };
+        let listener = self.find_tls_listener(sni).filter(|listener| listener.source.protocol == Protocol::Https);
         listener.ok_or("unrecognized_name")?.server_config().ok_or("no_certificate")
     }
 
+    /// The listener of protocol TCP.
+    pub fn find_tcp_listener(&self) -> Option<&Rc<ListenerState>> {
+        self.tcp.first()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.http.is_empty() && self.https.is_empty()
+        self.http.is_empty() && self.tls.is_empty() && self.tcp.is_empty()
     }
 
     pub(super) fn push(&mut self, listener: Rc<ListenerState>) {
-        let map = match listener.source.protocol {
-            Protocol::Http => &mut self.http,
-            Protocol::Https => &mut self.https,
+        let present = match self.hosts_of(listener.source.protocol) {
+            Some(map) => map.entry(listener.source.hostname.as_ref()),
+            None => &mut self.tcp,
         };
-        let present = map.entry(listener.source.hostname.as_ref());
         let at = present.partition_point(|other| other.key < listener.key);
         present.insert(at, listener);
     }
 
     pub(super) fn remove(&mut self, listener: &Rc<ListenerState>) {
-        let map = match listener.source.protocol {
-            Protocol::Http => &mut self.http,
-            Protocol::Https => &mut self.https,
-        };
-        map.change(listener.source.hostname.as_ref(), |present| {
+        let remove = |present: &mut Listeners| {
             present.retain(|other| !Rc::ptr_eq(other, listener));
             present.is_empty()
-        });
+        };
+        match self.hosts_of(listener.source.protocol) {
+            Some(map) => map.change(listener.source.hostname.as_ref(), remove),
+            None => {
+                remove(&mut self.tcp);
+            }
+        }
+    }
+
+    /// Listeners of a protocol by host name; `None` for one that knows no host names.
+    fn hosts_of(&mut self, protocol: Protocol) -> Option<&mut HostMap<Listeners>> {
+        match protocol {
+            Protocol::Http => Some(&mut self.http),
+            Protocol::Https | Protocol::Tls => Some(&mut self.tls),
+            Protocol::Tcp | Protocol::Udp => None,
+        }
     }
 
     fn by_protocol(&self, is_tls: bool) -> &HostMap<Listeners> {
-        if is_tls { &self.https } else { &self.http }
+        if is_tls { &self.tls } else { &self.http }
     }
 }

@@ -6,6 +6,7 @@
 
 mod candidates;
 mod conditions;
+mod forward;
 mod hosts;
 mod listener;
 mod normal_path;
@@ -25,11 +26,12 @@ use std::{
 
 use hashbrown::{HashMap, HashSet};
 use tidegate_model::{
-    Backend, BackendKey, Certificate, CertificateKey, Change, Delta, Endpoints, Generation, Key, Listener, ListenerKey,
-    ObjectName, Resource, Rule, RuleKey, Transport,
+    Attachment, Backend, BackendKey, Certificate, CertificateKey, Change, Delta, Endpoints, Forward, Generation, Key,
+    Listener, ListenerKey, ObjectName, Resource, Rule, RuleKey, Transport,
 };
 
-pub use listener::{Frontend, ListenerState, Routes};
+pub use forward::{CompiledForward, FoundForward};
+pub use listener::{Frontend, ListenerState, Opening, Routes};
 pub use normal_path::{NormalPath, normal_path};
 pub use rule::{CompiledBackend, CompiledRule, Target};
 
@@ -37,7 +39,9 @@ use self::{candidates::Candidate, rule::CompiledMatch};
 use crate::{
     balance::BackendState,
     certificates::{TlsContext, UsableCertificate},
-    stats::{RequestCounts, RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts},
+    stats::{
+        ForwardCounts, ForwardStats, RequestCounts, RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts,
+    },
 };
 
 /// Why resources of a delta cannot be used.
@@ -56,6 +60,7 @@ pub struct Tables {
     /// Counters of requests without a rule, by Gateway; kept while a listener of it exists.
     unmatched: HashMap<ObjectName, Rc<RuleStats>>,
     rules: HashMap<RuleKey, RuleEntry>,
+    forwards: HashMap<RuleKey, ForwardEntry>,
     backends: HashMap<BackendKey, BackendEntry>,
     certificates: HashMap<CertificateKey, CertificateEntry>,
 }
@@ -70,9 +75,16 @@ struct RuleEntry {
 }
 
 #[derive(Debug)]
+struct ForwardEntry {
+    forward: Rc<CompiledForward>,
+    /// One for each Gateway that it is attached to.
+    stats: Vec<(ObjectName, Rc<ForwardStats>)>,
+}
+
+#[derive(Debug)]
 struct BackendEntry {
     state: Rc<BackendState>,
-    /// References from rules; the entry lives while there are any, or a resource of its key.
+    /// References from rules and forwards; the entry lives while there are any, or a resource of its key.
     references: usize,
     backend: Option<Arc<Backend>>,
     /// Why `backend` cannot be used.
@@ -98,6 +110,7 @@ impl Tables {
             routes: HashMap::default(),
             unmatched: HashMap::default(),
             rules: HashMap::default(),
+            forwards: HashMap::default(),
             backends: HashMap::default(),
             certificates: HashMap::default(),
         }
@@ -136,7 +149,7 @@ impl Tables {
         let mut snapshot = Snapshot {
             connections: (&self.stats.connections).into(),
             local_responses: self.stats.local_responses.counts().into_iter().collect(),
-            rules: self.rules.len() as u64,
+            rules: (self.rules.len() + self.forwards.len()) as u64,
             ..Snapshot::default()
         };
         // What counted nothing is left out: a model may hold thousands of rules, and the shard serves nobody meanwhile.
@@ -150,6 +163,15 @@ impl Tables {
         self.unmatched.iter().for_each(|(gateway, stats)| push(Some(gateway), None, stats));
         for (key, entry) in &self.rules {
             entry.stats.iter().for_each(|(gateway, stats)| push(Some(gateway), Some(key), stats));
+        }
+        for (key, entry) in &self.forwards {
+            for (gateway, stats) in &entry.stats {
+                let counts = ForwardCounts::from(&**stats);
+                if !counts.is_empty() {
+                    let labels = RequestLabels { gateway: Some(gateway.clone()), rule: Some(key.clone()) };
+                    snapshot.forwards.insert(labels, counts);
+                }
+            }
         }
         for (key, entry) in &self.backends {
             let (ready, terminating) = entry.state.count_endpoints();
@@ -175,6 +197,7 @@ impl Tables {
             }
             Resource::Listener(key, listener) => self.put_listener(key, listener),
             Resource::Rule(key, rule) => self.put_rule(key, rule, &mut problems),
+            Resource::Forward(key, forward) => self.put_forward(key, forward),
         }
         failures.extend(problems.into_iter().map(|problem| (resource.key(), problem)));
     }
@@ -198,7 +221,13 @@ impl Tables {
             Key::Rule(key) => {
                 if let Some(entry) = self.rules.remove(key) {
                     self.detach(&entry.rule);
-                    self.release_backends(&entry.rule.source);
+                    self.release_backends(rule::backends_of(&entry.rule.source));
+                }
+            }
+            Key::Forward(key) => {
+                if let Some(entry) = self.forwards.remove(key) {
+                    self.detach_forward(&entry.forward);
+                    self.release_backends(forward::backends_of(&entry.forward.source));
                 }
             }
         }
@@ -214,10 +243,12 @@ impl Tables {
             })
             .collect();
         let rules = self.rules.keys().cloned().map(Key::Rule);
+        let forwards = self.forwards.keys().cloned().map(Key::Forward);
         let listeners = self.listeners.keys().cloned().map(Key::Listener);
         let certificates = self.certificates.keys().cloned().map(Key::Certificate);
         let backends = self.backends.keys().flat_map(|key| [Key::Endpoints(key.clone()), Key::Backend(key.clone())]);
-        let present: BTreeSet<Key> = rules.chain(listeners).chain(certificates).chain(backends).collect();
+        let present: BTreeSet<Key> =
+            rules.chain(forwards).chain(listeners).chain(certificates).chain(backends).collect();
         present.iter().rev().filter(|key| !named.contains(*key)).for_each(|key| self.remove(key));
     }
 
@@ -275,7 +306,7 @@ impl Tables {
         if !self.listeners.keys().any(|other| other.gateway == key.gateway) {
             self.unmatched.remove(&key.gateway);
         }
-        if old.routes.0.borrow().is_empty() {
+        if old.routes.is_empty() {
             self.routes.remove(key);
         }
     }
@@ -298,7 +329,7 @@ impl Tables {
             problems.extend_from_slice(&old.problems);
             return;
         }
-        let stats = stats_by_gateway(source, old.map(|old| old.stats.as_slice()).unwrap_or_default());
+        let stats = stats_by_gateway(&source.attachments, old.map(|old| old.stats.as_slice()).unwrap_or_default());
         for backend in rule::backends_of(source) {
             self.backend_entry(backend).references += 1;
         }
@@ -313,9 +344,9 @@ impl Tables {
     fn attach(&mut self, rule: &Rc<CompiledRule>, matches: &[CompiledMatch], stats: &[(ObjectName, Rc<RuleStats>)]) {
         for attachment in &rule.source.attachments {
             let routes = self.routes.entry(attachment.listener.clone()).or_default();
-            let mut hosts = routes.0.borrow_mut();
+            let mut hosts = routes.rules.borrow_mut();
             let gateway = &attachment.listener.gateway;
-            let (_, stats) = stats.iter().find(|(of, _)| of == gateway).expect("made for each attachment's Gateway");
+            let stats = find_stats(stats, gateway);
             for pattern in patterns(&attachment.hostnames) {
                 let table = hosts.entry(pattern);
                 for compiled in matches {
@@ -336,7 +367,7 @@ impl Tables {
     fn detach(&mut self, rule: &Rc<CompiledRule>) {
         for attachment in &rule.source.attachments {
             let Some(routes) = self.routes.get(&attachment.listener) else { continue };
-            let mut hosts = routes.0.borrow_mut();
+            let mut hosts = routes.rules.borrow_mut();
             for pattern in patterns(&attachment.hostnames) {
                 hosts.change(pattern, |table| {
                     for (index, source) in (0..=u16::MAX).zip(&rule.source.matches) {
@@ -345,16 +376,59 @@ impl Tables {
                     table.is_empty()
                 });
             }
-            let is_unused = hosts.is_empty() && !self.listeners.contains_key(&attachment.listener);
             drop(hosts);
-            if is_unused {
-                self.routes.remove(&attachment.listener);
-            }
+            self.forget_routes(&attachment.listener);
         }
     }
 
-    fn release_backends(&mut self, rule: &Rule) {
-        for key in rule::backends_of(rule) {
+    fn put_forward(&mut self, key: &RuleKey, source: &Arc<Forward>) {
+        let old = self.forwards.get(key);
+        if old.is_some_and(|old| old.forward.source == *source) {
+            return;
+        }
+        let stats = stats_by_gateway(&source.attachments, old.map(|old| old.stats.as_slice()).unwrap_or_default());
+        for backend in forward::backends_of(source) {
+            self.backend_entry(backend).references += 1;
+        }
+        let find_backend = &mut |key: &BackendKey| self.backends[key].state.clone();
+        let forward = Rc::new(CompiledForward::compile(key.clone(), source.clone(), find_backend));
+        self.remove(&Key::Forward(key.clone()));
+        for attachment in &source.attachments {
+            let routes = self.routes.entry(attachment.listener.clone()).or_default();
+            let mut hosts = routes.forwards.borrow_mut();
+            let stats = find_stats(&stats, &attachment.listener.gateway);
+            for pattern in patterns(&attachment.hostnames) {
+                hosts.entry(pattern).push(FoundForward { forward: forward.clone(), stats: stats.clone() });
+            }
+        }
+        self.forwards.insert(key.clone(), ForwardEntry { forward, stats });
+    }
+
+    fn detach_forward(&mut self, forward: &Rc<CompiledForward>) {
+        for attachment in &forward.source.attachments {
+            let Some(routes) = self.routes.get(&attachment.listener) else { continue };
+            let mut hosts = routes.forwards.borrow_mut();
+            for pattern in patterns(&attachment.hostnames) {
+                hosts.change(pattern, |rivals| {
+                    rivals.remove(forward);
+                    rivals.is_empty()
+                });
+            }
+            drop(hosts);
+            self.forget_routes(&attachment.listener);
+        }
+    }
+
+    /// Forgets what hangs on a listener when that is nothing, and there is no listener.
+    fn forget_routes(&mut self, listener: &ListenerKey) {
+        let is_unused = self.routes.get(listener).is_some_and(|routes| routes.is_empty());
+        if is_unused && !self.listeners.contains_key(listener) {
+            self.routes.remove(listener);
+        }
+    }
+
+    fn release_backends<'a>(&mut self, keys: impl Iterator<Item = &'a BackendKey>) {
+        for key in keys {
             self.change_backend(key, |entry| entry.references -= 1);
         }
     }
@@ -406,15 +480,20 @@ fn patterns(hostnames: &[tidegate_model::Hostname]) -> BTreeSet<Option<&tidegate
     if hostnames.is_empty() { [None].into() } else { hostnames.iter().map(Some).collect() }
 }
 
-/// Counters of a rule by Gateway: those it has already, or new ones.
-fn stats_by_gateway(rule: &Rule, old: &[(ObjectName, Rc<RuleStats>)]) -> Vec<(ObjectName, Rc<RuleStats>)> {
-    let mut stats: Vec<(ObjectName, Rc<RuleStats>)> = Vec::with_capacity(1);
-    for attachment in &rule.attachments {
+/// Counters of a rule or forward by Gateway: those it has already, or new ones.
+fn stats_by_gateway<T: Default>(attachments: &[Attachment], old: &[(ObjectName, Rc<T>)]) -> Vec<(ObjectName, Rc<T>)> {
+    let mut stats: Vec<(ObjectName, Rc<T>)> = Vec::with_capacity(1);
+    for attachment in attachments {
         let gateway = &attachment.listener.gateway;
         if !stats.iter().any(|(of, _)| of == gateway) {
             let known = old.iter().find(|(of, _)| of == gateway).map(|(_, stats)| stats.clone());
             stats.push((gateway.clone(), known.unwrap_or_default()));
         }
     }
+    stats
+}
+
+fn find_stats<'a, T>(stats: &'a [(ObjectName, Rc<T>)], gateway: &ObjectName) -> &'a Rc<T> {
+    let (_, stats) = stats.iter().find(|(of, _)| of == gateway).expect("made for each attachment's Gateway");
     stats
 }

@@ -160,6 +160,7 @@ fn removals_come_after_additions_the_other_way_round() {
                 Key::Endpoints(_) => "endpoints",
                 Key::Listener(_) => "listener",
                 Key::Rule(_) => "rule",
+                Key::Forward(_) => "forward",
             };
             (is_put, kind)
         })

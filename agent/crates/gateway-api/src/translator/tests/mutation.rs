@@ -65,6 +65,7 @@ fn differences(
                 Key::Endpoints(key) => format!("endpoints {key}"),
                 Key::Listener(key) => format!("listener {key}"),
                 Key::Rule(key) => format!("rule {key}"),
+                Key::Forward(key) => format!("forward {key}"),
             };
             format!("{domain}: {key}")
         })

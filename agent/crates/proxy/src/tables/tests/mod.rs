@@ -1,5 +1,6 @@
 //! The tables against a matcher written straight from the Gateway API, and what changes must leave alone.
 
+mod forwards;
 mod naive;
 
 use std::{sync::LazyLock, time::Duration};

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
     Endpoint, EndpointState, Endpoints, Filter, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls, Match,
-    ObjectName, PathMatch, Protocol, Resource, Rule, RuleKey, RuleKind, Timeouts, Transport, WeightedBackend,
+    ObjectName, PathMatch, Protocol, Resource, Rule, RuleKey, RuleKind, Timeouts, TlsMode, Transport, WeightedBackend,
 };
 
 pub(crate) fn listener_key(name: &str) -> ListenerKey {
@@ -29,7 +29,7 @@ pub(crate) fn listener(name: &str, addr: SocketAddr, hostname: Option<&str>, cer
         owns_addresses: true,
         protocol: if certificate.is_some() { Protocol::Https } else { Protocol::Http },
         hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
-        tls: certificate.map(|name| ListenerTls { certificates: vec![key(name)] }),
+        tls: certificate.map(|name| ListenerTls { mode: TlsMode::Terminate, certificates: vec![key(name)] }),
     };
     Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
 }

@@ -42,6 +42,12 @@ pub struct RunOptions {
     #[arg(long, env = "TIDEGATE_BPFFS", value_name = "PATH", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 
+    /// Unix socket by which the next `tidegate run` of this instance takes over: it gets listening sockets, workers and kernel
+    /// programs, so that no connection is lost. Both need the same path, in a folder that only root opens. Without it a second
+    /// one of an instance refuses to start
+    #[arg(long, env = "TIDEGATE_HANDOVER", value_name = "PATH")]
+    pub handover: Option<PathBuf>,
+
     /// Whether packets are judged in the kernel
     #[arg(long, env = "TIDEGATE_KERNEL", value_enum, default_value_t = KernelOption::Auto)]
     pub kernel: KernelOption,
@@ -215,6 +221,9 @@ impl RunOptions {
         for name in &self.controller_names {
             arguments.extend(["--controller-name".into(), name.into()]);
         }
+        if let Some(path) = &self.handover {
+            arguments.extend(["--handover".into(), path.clone().into()]);
+        }
         if let Some(node) = &self.node {
             arguments.extend(["--node".into(), node.into()]);
         }
@@ -261,6 +270,8 @@ mod tests {
             "/s",
             "--bpffs",
             "/b",
+            "--handover",
+            "/h/door",
             "--kernel",
             "require",
             "--worker-uid-base",

@@ -44,6 +44,8 @@ mod seeing;
 #[cfg(test)]
 mod start;
 #[cfg(test)]
+mod succession;
+#[cfg(test)]
 mod worker_faults;
 #[cfg(test)]
 mod world;

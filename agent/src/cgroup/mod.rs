@@ -13,7 +13,7 @@ use std::{
 use tidegate_model::{DomainName, ResourceLimits};
 use tracing::debug;
 
-use self::discover::{Hierarchies, discover};
+use self::discover::{Hierarchies, Nameless, discover};
 
 /// Period of the CPU quota in microseconds: the kernel's own default for both versions.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -45,7 +45,7 @@ impl Cgroups {
     /// Finds the hierarchies of this host.
     pub fn discover(instance: &str) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        let hierarchies = discover(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), OWN_LEAF);
+        let hierarchies = discover(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), OWN_LEAF, find_own);
         debug!(?hierarchies, "cgroup hierarchies");
         Self { hierarchies, folder: Path::new("tidegate").join(instance) }
     }
@@ -175,6 +175,23 @@ const MEMORY: Controller = Controller {
         write(&group.join("memory.limit_in_bytes"), &bytes.map_or("-1".to_owned(), |bytes| bytes.to_string()))
     },
 };
+
+/// Finds the group that this process is in by its id: a list of a group's processes shows those of other PID namespaces, and
+/// so those of other containers, as 0 or not at all (cgroups(7)).
+fn find_own(nameless: &Nameless<'_>) -> Option<PathBuf> {
+    let own = nix::unistd::getpid().to_string();
+    let is_own = |group: &PathBuf| {
+        let procs = fs::read_to_string(group.join(nameless.below).join("cgroup.procs")).unwrap_or_default();
+        procs.lines().any(|pid| pid == own)
+    };
+    let mut level = vec![nameless.mount.to_owned()];
+    for _ in 0..nameless.depth {
+        let entries = level.iter().filter_map(|group| fs::read_dir(group).ok()).flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        level = folders.map(|entry| entry.path()).collect();
+    }
+    level.into_iter().find(is_own)
+}
 
 fn make(group: &Path) -> Result<(), String> {
     fs::create_dir_all(group).map_err(|error| format!("cannot make cgroup {}: {error}", group.display()))

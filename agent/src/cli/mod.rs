@@ -49,7 +49,7 @@ enum Command {
     Check(check::CheckOptions),
     /// Show domains, Gateways, Routes and what is not applied
     #[command(after_help = "Exit codes: 0 ready; 3 something wanted is not applied; 1 no answer.")]
-    Status(AskOptions),
+    Status(status::StatusOptions),
     /// Explain what happens to a packet, and to the request in it, and which object and field decide
     #[command(
         after_help = "Exit codes: 0 served; 3 refused by kernel or proxy; 4 the loaded program says something else than the model; 1 no answer."

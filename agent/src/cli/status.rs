@@ -2,15 +2,30 @@
 
 use std::process::ExitCode;
 
+use clap::Args;
+
 use super::{AskOptions, EXIT_NO, Output, Table, client};
 use crate::admin::{
     protocol::Ask,
     report::{ConditionReport, StatusReport},
 };
 
-pub(super) fn run_status(options: &AskOptions) -> anyhow::Result<ExitCode> {
-    let report: StatusReport = client::ask(&options.socket, &Ask::Status)?;
-    match options.output {
+/// `tidegate status`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct StatusOptions {
+    #[command(flatten)]
+    ask: AskOptions,
+    /// Ask only whether the agent answers: says nothing, and ready or not is the same (a container's startup probe)
+    #[arg(long)]
+    alive: bool,
+}
+
+pub(super) fn run_status(options: &StatusOptions) -> anyhow::Result<ExitCode> {
+    let report: StatusReport = client::ask(&options.ask.socket, &Ask::Status)?;
+    if options.alive {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match options.ask.output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => print_report(&report),
     }

@@ -2,18 +2,19 @@
 //! one, starts workers for it, reaps everything and passes signals on.
 //!
 //! It has one thread, reads no configuration and never touches an object or a packet, so that nothing in it fails. When
-//! it dies nevertheless, agent and workers see their control sockets close and end too.
+//! it dies nevertheless, agent and workers see their control sockets close and end too. The init of a new pod may take
+//! over from it ([`succession`]).
 
 mod bpffs;
 mod restart;
+mod succession;
 mod workers;
 
 use std::{
     collections::BTreeMap,
     os::{
         fd::{AsFd, OwnedFd},
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener},
+        unix::net::UnixListener,
     },
     path::PathBuf,
     process::ExitCode,
@@ -41,7 +42,13 @@ use crate::{
     privileges, sys,
 };
 
-use self::{restart::Restart, workers::Workers};
+use self::{
+    restart::Restart,
+    succession::{Claim, Door, Predecessor, Successor, ToPredecessor, Wish, claim},
+    workers::Workers,
+};
+
+pub use succession::lock_name;
 
 /// Exit code of an agent that cannot run with the options it has (`EX_CONFIG` of sysexits.h): starting it again is no use.
 pub const EXIT_REFUSED: u8 = 78;
@@ -68,9 +75,17 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
         .context("cannot make a signal descriptor")?;
 
     raise_file_limit();
-    let Some(_lock) = lock_instance(&options.instance)? else {
-        error!("instance {:?} runs already; stop it, or give this one another name with --instance", options.instance);
-        return Ok(ExitCode::from(EXIT_REFUSED));
+    let (lock, kept, predecessor) = match claim(&options.instance, options.handover.as_deref(), &signal_fd)? {
+        Claim::First(lock) => (lock, BTreeMap::new(), None),
+        Claim::After(estate) => (estate.lock, estate.kept, Some(estate.predecessor)),
+        Claim::Refused(reason) => {
+            let instance = &options.instance;
+            error!(
+                "instance {instance:?} runs already, and {reason}; stop it, or give this one another name with --instance"
+            );
+            return Ok(ExitCode::from(EXIT_REFUSED));
+        }
+        Claim::Stopped => return Ok(ExitCode::SUCCESS),
     };
     if options.kernel != KernelOption::Off
         && let Err(error) = bpffs::mount_if_missing(&options.bpffs)
@@ -81,7 +96,7 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
         }
         warn!("{error}");
     }
-    if options.kernel != KernelOption::Off {
+    if options.kernel != KernelOption::Off && predecessor.is_none() {
         // What a run before this one has left without stopping in order serves nobody: its sockets and the numbers of its
         // domains have died with it. Judging by it while domains get other numbers would mix them up.
         if let Err(error) = tidegate_kernel::detach_all(&options.bpffs, &options.instance) {
@@ -89,18 +104,23 @@ pub fn run_init(options: RunOptions) -> anyhow::Result<ExitCode> {
         }
     }
     let program = std::env::current_exe().context("cannot find the program's own file")?;
-    Init {
+    let mut init = Init {
         workers: Workers::new(program.clone(), &options),
         options,
         program,
         signal_fd,
+        lock,
         agent: None,
         restart: Restart::default(),
-        kept: BTreeMap::new(),
+        kept,
         end_by: None,
         stop: None,
-    }
-    .run()
+        door: None,
+        predecessor,
+        successor: None,
+    };
+    init.open_door();
+    init.run()
 }
 
 struct Init {
@@ -111,10 +131,18 @@ struct Init {
     restart: Restart,
     kept: BTreeMap<String, OwnedFd>,
     workers: Workers,
+    /// Says that this instance runs; a successor gets it too.
+    lock: UnixListener,
     /// When the agent is to have ended for its successor.
     end_by: Option<Instant>,
     /// Since when everything is stopping.
     stop: Option<Instant>,
+    /// Where a successor knocks.
+    door: Option<Door>,
+    /// The init before this one, as long as it is there: it may have workers, and goes on when this one dies.
+    predecessor: Option<Predecessor>,
+    /// The init after this one. While there is one, this one starts no agent.
+    successor: Option<Successor>,
 }
 
 struct Agent {
@@ -130,14 +158,21 @@ impl Init {
             self.wait()?;
             self.read_signals()?;
             self.read_agent();
-            if let Some(code) = self.reap() {
+            self.read_predecessor();
+            self.answer_door();
+            self.read_successor();
+            if let Some(code) = self.reap().or_else(|| self.find_end()) {
                 self.kill_workers();
                 if self.stop.is_some() {
                     Cgroups::discover(&self.options.instance).remove_instance();
                 }
                 return Ok(code);
             }
-            if self.agent.is_none() && self.stop.is_none() && self.restart.is_due(Instant::now()) {
+            if self.agent.is_none() {
+                self.serve_successor();
+            }
+            let is_alone = self.stop.is_none() && self.successor.is_none();
+            if self.agent.is_none() && is_alone && self.restart.is_due(Instant::now()) {
                 self.start_agent();
             }
             if self.end_by.is_some_and(|at| at <= Instant::now()) {
@@ -148,6 +183,7 @@ impl Init {
             if self.stop.is_some_and(|at| at.elapsed() > STOP_DEADLINE) {
                 warn!("not stopped after {} s: killing everything", STOP_DEADLINE.as_secs());
                 self.kill_agent(Signal::SIGKILL);
+                self.workers.kill_all();
                 self.stop = Some(Instant::now());
             }
         }
@@ -161,7 +197,11 @@ impl Init {
             flags.set(PollFlags::POLLOUT, agent.channel.has_unsent());
             descriptors.push(PollFd::new(agent.channel.as_fd(), flags));
         }
-        let restart = self.agent.is_none().then(|| self.restart.remaining(Instant::now()));
+        descriptors.extend(self.door.as_ref().map(Door::poll_fd));
+        descriptors.extend(self.predecessor.as_ref().map(Predecessor::poll_fd));
+        descriptors.extend(self.successor.as_ref().map(Successor::poll_fd));
+        let starts_agent = self.agent.is_none() && self.stop.is_none() && self.successor.is_none();
+        let restart = starts_agent.then(|| self.restart.remaining(Instant::now()));
         let stop = self.stop.map(|at| (STOP_DEADLINE + Duration::from_millis(1)).saturating_sub(at.elapsed()));
         let end = self.end_by.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = match [restart, stop, end].into_iter().flatten().min() {
@@ -187,8 +227,14 @@ impl Init {
                 Ok(signal @ (Signal::SIGTERM | Signal::SIGINT)) => {
                     info!("{signal}: {}", if self.stop.is_none() { "stopping" } else { "stopping at once" });
                     self.stop.get_or_insert_with(Instant::now);
-                    // The agent counts too: its first is orderly, its second at once.
-                    self.kill_agent(Signal::SIGTERM);
+                    if self.predecessor.is_some() || self.successor.is_some() {
+                        // Another init goes on: nothing of what it serves with may be removed.
+                        self.kill_agent(Signal::SIGHUP);
+                        self.end_by = self.agent.as_ref().map(|_| Instant::now() + RESTART_DEADLINE);
+                    } else {
+                        // The agent counts too: its first is orderly, its second at once.
+                        self.kill_agent(Signal::SIGTERM);
+                    }
                 }
                 _ => {}
             }
@@ -225,10 +271,21 @@ impl Init {
         let mut descriptors = descriptors.into_iter();
         match message {
             ToInit::Keep { name } => match descriptors.next() {
-                Some(descriptor) => drop(self.kept.insert(name, descriptor)),
+                Some(descriptor) => {
+                    if let (Some(predecessor), Ok(duplicate)) = (&mut self.predecessor, descriptor.try_clone()) {
+                        predecessor.tell(&ToPredecessor::Keep { name: name.clone() }, vec![duplicate]);
+                    }
+                    drop(self.kept.insert(name, descriptor));
+                }
                 None => warn!("the agent asked to keep {name:?} without a descriptor"),
             },
-            ToInit::Drop { name } => drop(self.kept.remove(&name)),
+            ToInit::Drop { name } => {
+                drop(self.kept.remove(&name));
+                // A listening socket that the predecessor kept open would take connections that nobody accepts.
+                if let Some(predecessor) = &mut self.predecessor {
+                    predecessor.tell(&ToPredecessor::Drop { name }, Vec::new());
+                }
+            }
             ToInit::Spawn(spawn) => {
                 let name = spawn.name.clone();
                 let started = match descriptors.next() {
@@ -240,7 +297,12 @@ impl Init {
                     Err(error) => FromInit::Failed { name, error },
                 });
             }
-            ToInit::Kill { name, signal } => self.workers.kill(&name, signal),
+            ToInit::Kill { name, signal } => match &mut self.predecessor {
+                Some(predecessor) if predecessor.workers.contains_key(&name) => {
+                    predecessor.tell(&ToPredecessor::Kill { name, signal }, Vec::new());
+                }
+                _ => self.workers.kill(&name, signal),
+            },
         }
     }
 
@@ -271,12 +333,18 @@ impl Init {
                     return Some(code);
                 }
             } else if let Some(name) = self.workers.remove(pid) {
+                if let Some(successor) = self.successor.as_mut().filter(|successor| successor.is_served) {
+                    successor.tell_exit(&name, status);
+                }
                 self.tell(FromInit::Exited { name, status });
             }
         }
     }
 
     fn agent_exited(&mut self, status: i32) -> Option<ExitCode> {
+        if self.successor.is_some() {
+            return None;
+        }
         if self.stop.is_some() {
             return Some(u8::try_from(status).map_or(ExitCode::FAILURE, ExitCode::from));
         }
@@ -338,7 +406,98 @@ impl Init {
         for (name, pid) in self.workers.iter() {
             push(FromInit::Running { name: name.to_owned(), pid: pid.as_raw() as u32 }, Vec::new());
         }
+        for (name, pid) in self.predecessor.iter().flat_map(|predecessor| &predecessor.workers) {
+            push(FromInit::Leaving { name: name.clone(), pid: *pid }, Vec::new());
+        }
         push(FromInit::Ready, Vec::new());
+    }
+
+    /// Lets successors knock from now on.
+    fn open_door(&mut self) {
+        self.door = self.options.handover.as_ref().and_then(|path| {
+            let opened = Door::open(path);
+            opened.inspect_err(|error| warn!("no new pod can take over, --handover {}: {error}", path.display())).ok()
+        });
+    }
+
+    /// Lets a successor in, if one knocks: the agent ends for it as for a restart.
+    fn answer_door(&mut self) {
+        while let Some(channel) = self.door.as_ref().and_then(Door::accept) {
+            let refusal = match self {
+                Self { stop: Some(_), .. } => Some("it is stopping"),
+                Self { successor: Some(_), .. } => Some("another one has taken over"),
+                // That one goes on when this one ends.
+                Self { predecessor: Some(_), .. } => Some("the one before it has not ended yet"),
+                _ => None,
+            };
+            if let Some(successor) = Successor::greet(channel, refusal) {
+                info!("a new init takes over: the agent ends for it, workers serve on");
+                self.successor = Some(successor);
+                self.kill_agent(Signal::SIGHUP);
+                self.end_by = self.agent.as_ref().map(|_| Instant::now() + RESTART_DEADLINE);
+            }
+        }
+    }
+
+    /// Gives a successor everything, once no agent changes it any more.
+    fn serve_successor(&mut self) {
+        let Some(successor) = self.successor.as_mut().filter(|successor| !successor.is_served) else { return };
+        let workers = self.workers.iter().map(|(name, pid)| (name, pid.as_raw() as u32));
+        match successor.serve(&self.lock, &self.kept, workers) {
+            Ok(()) => info!("handed over"),
+            Err(error) => {
+                error!("cannot hand over: {error}");
+                self.go_on();
+            }
+        }
+    }
+
+    fn read_successor(&mut self) {
+        while let Some(successor) = self.successor.as_mut() {
+            match successor.next() {
+                Wish::Nothing => return,
+                Wish::Keep(name, descriptor) => drop(self.kept.insert(name, descriptor)),
+                Wish::Drop(name) => drop(self.kept.remove(&name)),
+                Wish::Kill(name, signal) => self.workers.kill(&name, signal),
+                Wish::Gone => self.go_on(),
+            }
+        }
+    }
+
+    /// The successor is gone: this init goes on, with what it was told of meanwhile.
+    fn go_on(&mut self) {
+        self.successor = None;
+        if self.stop.is_none() {
+            warn!("the new init is gone: this one goes on");
+            self.restart.forget();
+            self.open_door();
+        }
+    }
+
+    fn read_predecessor(&mut self) {
+        while let Some(predecessor) = self.predecessor.as_mut() {
+            match predecessor.next() {
+                Ok(None) => return,
+                Ok(Some((name, status))) => self.tell(FromInit::Exited { name, status }),
+                Err(()) => {
+                    // Its workers died with it, unless they had ended before.
+                    let workers = std::mem::take(&mut predecessor.workers);
+                    self.predecessor = None;
+                    info!(workers = workers.len(), "the init before this one has ended");
+                    for name in workers.into_keys() {
+                        self.tell(FromInit::Exited { name, status: -libc::SIGKILL });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The end of an init that stops without an agent to stop: another init goes on with what it had, or the agent is dead.
+    fn find_end(&self) -> Option<ExitCode> {
+        let is_over = self.stop.is_some() && self.agent.is_none();
+        // Workers that a successor has not replaced yet may finish.
+        let has_duties = self.successor.is_some() && !self.workers.is_empty();
+        (is_over && !has_duties).then_some(ExitCode::SUCCESS)
     }
 
     /// Ends what an agent that stopped in order has left (nothing), or what one that was killed has.
@@ -351,22 +510,6 @@ impl Init {
                 Err(_) => return,
             }
         }
-    }
-}
-
-/// Abstract name of the socket that an instance's init holds as its lock.
-pub fn lock_name(instance: &str) -> String {
-    format!("tidegate/{instance}")
-}
-
-/// Makes sure that this network namespace has no other init of this instance: it would take away what the other one judges
-/// by. An abstract socket leaves no file behind and is gone with its process, however that ends.
-fn lock_instance(instance: &str) -> anyhow::Result<Option<UnixListener>> {
-    let name = SocketAddr::from_abstract_name(lock_name(instance)).context("name of the instance's lock")?;
-    match UnixListener::bind_addr(&name) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
-        Err(error) => Err(error).context("cannot make the instance's lock"),
     }
 }
 

@@ -167,8 +167,19 @@ pub(super) struct Handover {
 pub(super) struct Inheritance {
     /// Its listening sockets.
     pub(super) sockets: BTreeMap<Listening, OwnedFd>,
-    /// Its workers by number: process id and control channel.
-    pub(super) workers: BTreeMap<u32, (u32, OwnedFd)>,
+    /// Its workers by number.
+    pub(super) workers: BTreeMap<u32, InheritedWorker>,
+}
+
+/// A worker that an earlier agent has started.
+#[derive(Debug)]
+pub(super) struct InheritedWorker {
+    /// Process id.
+    pub(super) pid: u32,
+    /// Agent's end of its control channel.
+    pub(super) control: OwnedFd,
+    /// Whether it is to be replaced, because the init that it runs under is about to end.
+    pub(super) is_leaving: bool,
 }
 
 /// Reads what init hands over, until it says that this was all.
@@ -200,11 +211,12 @@ pub(super) async fn take_over(channel: &mut AsyncChannel) -> Result<Handover, Ch
                     }
                 }
             }
-            FromInit::Running { name, pid } => {
+            FromInit::Running { ref name, pid } | FromInit::Leaving { ref name, pid } => {
                 let Ok(worker) = name.parse::<WorkerName>() else { continue };
                 if let Some(control) = controls.remove(&worker) {
                     let inheritance = handover.domains.entry(worker.domain).or_default();
-                    inheritance.workers.insert(worker.number, (pid, control));
+                    let is_leaving = matches!(message, FromInit::Leaving { .. });
+                    inheritance.workers.insert(worker.number, InheritedWorker { pid, control, is_leaving });
                 }
             }
             // Nothing was asked for yet; what comes for the last agent's requests is in `Running` too.

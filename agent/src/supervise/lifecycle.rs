@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::OwnedFd,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -18,7 +17,7 @@ use crate::{metrics, options::KernelOption, state::Applied};
 
 use super::{
     domain::{DomainTask, RETRY, intersect},
-    handover::{KeptName, WorkerName},
+    handover::{InheritedWorker, KeptName, WorkerName},
     node::DRAIN_DEADLINE,
     worker::{Phase, Worker, WorkerNews},
 };
@@ -27,16 +26,18 @@ use super::{
 const HUNG_AFTER: Duration = Duration::from_secs(20);
 
 impl DomainTask {
-    pub(super) fn adopt(&mut self, workers: BTreeMap<u32, (u32, OwnedFd)>) {
+    pub(super) fn adopt(&mut self, workers: BTreeMap<u32, InheritedWorker>) {
         let now = Instant::now();
         let newest = workers.keys().last().copied();
-        for (number, (pid, control)) in workers {
+        for (number, InheritedWorker { pid, control, is_leaving }) in workers {
             let name = WorkerName { domain: self.name.clone(), number };
             match Worker::adopt(name.clone(), pid, control, now) {
                 Ok(mut worker) => {
-                    info!(worker = %name, pid, "worker taken over");
+                    info!(worker = %name, pid, is_leaving, "worker taken over");
                     if Some(number) != newest {
                         worker.drain(DRAIN_DEADLINE, now);
+                    } else if is_leaving {
+                        worker.phase = Phase::Superseded;
                     }
                     self.workers.push(worker);
                 }
@@ -60,7 +61,7 @@ impl DomainTask {
             FromInit::Failed { name, error } => (name, error),
             FromInit::Exited { name, status } if status < 0 => (name, format!("signal {}", -status)),
             FromInit::Exited { name, status } => (name, format!("exit code {status}")),
-            FromInit::Kept { .. } | FromInit::Running { .. } | FromInit::Ready => return,
+            FromInit::Kept { .. } | FromInit::Running { .. } | FromInit::Leaving { .. } | FromInit::Ready => return,
         };
         let Some(index) = self.workers.iter().position(|worker| worker.name.to_string() == name) else { return };
         let worker = self.workers.remove(index);

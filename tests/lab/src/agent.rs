@@ -45,11 +45,14 @@ pub struct AgentOptions {
     pub log: &'static str,
     /// Program file, where it is not the one just built.
     pub program: Option<PathBuf>,
+    /// File name of the socket of the command line: another one for each agent that runs beside another.
+    pub socket: &'static str,
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { kernel: "require", arguments: Vec::new(), open_files: None, log: "info", program: None }
+        let (kernel, log, socket) = ("require", "info", "tidegate.sock");
+        Self { kernel, arguments: Vec::new(), open_files: None, log, program: None, socket }
     }
 }
 
@@ -125,7 +128,7 @@ impl<'a> Agent<'a> {
             .args(["--instance", &lab.name, "--admin", &admin().to_string(), "--kernel", options.kernel])
             .args(["--log", options.log])
             .arg("--socket")
-            .arg(socket_path(lab))
+            .arg(lab.folder().join("run").join(options.socket))
             .arg("--bpffs")
             .arg(lab.folder().join("bpf"))
             .args(&options.arguments)
@@ -202,7 +205,7 @@ impl<'a> Agent<'a> {
     /// When the program cannot be started.
     pub fn cli(&self, words: &[&str]) -> anyhow::Result<Said> {
         let mut command = Command::new(program("tidegate")?);
-        command.args(words).env("TIDEGATE_SOCKET", socket_path(self.lab)).stdin(Stdio::null());
+        command.args(words).env("TIDEGATE_SOCKET", self.socket()).stdin(Stdio::null());
         said(self.lab.gateway.call(|| command.output()))
     }
 
@@ -212,7 +215,7 @@ impl<'a> Agent<'a> {
     /// When the program cannot be started.
     pub fn cli_start(&self, words: &[&str]) -> anyhow::Result<Child> {
         let mut command = Command::new(program("tidegate")?);
-        command.args(words).env("TIDEGATE_SOCKET", socket_path(self.lab)).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(words).env("TIDEGATE_SOCKET", self.socket()).stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(self.lab.gateway.start(&mut command)?)
     }
 
@@ -293,6 +296,10 @@ impl<'a> Agent<'a> {
             .filter(|gateway| gateway["name"] == format!("{namespace}/{name}"))
             .find_map(|gateway| gateway["addresses"][0].as_str()?.parse().ok())
             .with_context(|| format!("Gateway {namespace}/{name} has no address: {status}"))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.lab.folder().join("run").join(self.options.socket)
     }
 
     fn find(&self, is_wanted: impl Fn(&[String]) -> bool) -> Option<u32> {

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     future::Future,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
@@ -37,14 +37,24 @@ impl Island {
     /// When `ip` refuses (not root) or the thread cannot enter the namespace.
     pub fn create(name: &str) -> anyhow::Result<Self> {
         run(Command::new("ip").args(["netns", "add", name]))?;
-        let namespace = File::open(path_of(name)).with_context(|| format!("open namespace {name}"))?;
+        let island = Self::join(name, &path_of(name))?;
+        island.call(settle)?;
+        island.ip("link set lo up\n")?;
+        Ok(island)
+    }
+
+    /// Enters a namespace that somebody else has made, by the file that stands for it; nothing in it is changed. [`Island::ip`]
+    /// and [`Island::pids`] are for namespaces of this machine's own.
+    ///
+    /// # Errors
+    /// When the file is no namespace, or the thread cannot enter it.
+    pub fn join(name: &str, path: &Path) -> anyhow::Result<Self> {
+        let namespace = File::open(path).with_context(|| format!("open namespace {name}"))?;
         let inner = namespace.try_clone()?;
         let (send, receive) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let started = enter(&inner)
-                .and_then(|()| runtime::Builder::new_current_thread().enable_all().build())
-                .and_then(|runtime| settle().map(|()| runtime));
+            let started = enter(&inner).and_then(|()| runtime::Builder::new_current_thread().enable_all().build());
             match started {
                 Ok(runtime) => {
                     let _ = send.send(Ok(runtime.handle().clone()));
@@ -59,9 +69,7 @@ impl Island {
             }
         })?;
         let handle = receive.recv().context("the island's thread ended at once")?.context("enter the namespace")?;
-        let island = Self { name: name.to_owned(), namespace, handle, stop: Some(stop), thread: Some(thread) };
-        island.ip("link set lo up\n")?;
-        Ok(island)
+        Ok(Self { name: name.to_owned(), namespace, handle, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Name of the namespace.

@@ -229,7 +229,8 @@ impl Kernel {
     }
 
     /// Guards what workers do with sockets that the agent has made for them: `cgroup` is the agent's own, or one above it
-    /// and the workers'. Whoever is no worker passes. Does nothing where it does so already; another cgroup's guard ends.
+    /// and the workers'. Whoever is no worker passes. Does nothing where it does so already. The guard of another cgroup
+    /// stays as long as that cgroup has a process or a socket: workers of the pod before this one may be in it.
     ///
     /// # Errors
     /// As for [`Kernel::watch_cgroup`].
@@ -239,7 +240,8 @@ impl Kernel {
             self.attach_cgroup(LinkName::Borrowed { cgroup: id, program }, &folder, cgroup)?;
         }
         for text in self.pins.link_names()? {
-            if matches!(LinkName::parse(&text), Some(LinkName::Borrowed { cgroup, .. }) if cgroup != id) {
+            let is_other = matches!(LinkName::parse(&text), Some(LinkName::Borrowed { cgroup, .. }) if cgroup != id);
+            if is_other && self.find_link(&text)?.is_none() {
                 self.end_link(&text)?;
             }
         }

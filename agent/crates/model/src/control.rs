@@ -195,4 +195,11 @@ pub enum FromInit {
         /// Exit code, or the negative number of the signal that ended it.
         status: i32,
     },
+    /// At start: a worker that runs under an init which is about to end. It serves until another one has taken its place.
+    Leaving {
+        /// Name of [`Spawn`].
+        name: String,
+        /// Process id, where that init sees it.
+        pid: u32,
+    },
 }

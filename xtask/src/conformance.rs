@@ -1,7 +1,9 @@
-//! `conformance`: the official Gateway API conformance suite, as its authors publish it, run in the test cluster.
+//! `conformance`: the official Gateway API conformance suite, as its authors publish it, run in the test cluster against the
+//! agent as users deploy it.
 //!
-//! Which features are tested, the GatewayClass's `status.supportedFeatures` decides: nothing is declared or exempted here. The
-//! suite's own exit code is the result.
+//! The suite runs where a client of the node is: what it sends comes in through a NIC of the domain and is judged there.
+//! Which features are tested, the GatewayClass's `status.supportedFeatures` decides: nothing is declared or exempted here.
+//! The suite's own exit code is the result.
 
 use std::{
     collections::BTreeMap,
@@ -13,12 +15,22 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    cluster::{self, Channel, Programs, Release, Up},
-    place, run, versions,
+    cluster::{self, Channel, Client, Programs, Release, Up},
+    image, place, run,
 };
 
 /// Where reports go.
 const REPORTS: &str = "bench/results/conformance";
+
+/// What is deployed for the suite.
+const MANIFESTS: &str = "tests/cluster/manifests/conformance";
+/// The GatewayClass in it.
+const CLASS: &str = "tidegate";
+/// An address of the domain's pool that no Gateway is given by itself, and one that the domain does not have.
+const ADDRESSES: [&str; 2] = ["-usable-address=198.18.255.1", "-unusable-address=192.0.2.200"];
+
+/// Minutes after which the suite gives up.
+const MINUTES: u32 = 60;
 
 /// What the suite says of a test that was not asked for.
 const NOT_CHOSEN: &str = "test explicitly skipped";
@@ -33,19 +45,27 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     run_test: Option<String>,
     /// GatewayClass to test.
-    #[arg(long, value_name = "NAME", default_value = "tidegate")]
+    #[arg(long, value_name = "NAME", default_value = CLASS)]
     gateway_class: String,
+    #[command(flatten)]
+    own: image::Own,
+    /// Test what is deployed in the cluster that runs; deploy and remove nothing.
+    #[arg(long)]
+    deployed: bool,
     /// Channel of the Gateway API that is installed in a new cluster, and that a running one must have.
     #[arg(long, value_enum, default_value_t = Channel::Experimental)]
     channel: Channel,
+    /// Release of the suite, and of the Gateway API that is installed in a new cluster, and that a running one must have.
+    #[arg(long, value_enum, default_value = "1.6.3")]
+    version: Release,
     /// List the tests of the profiles with the features that each needs, and run none.
     #[arg(long)]
     list: bool,
-    /// Leave the cluster running that was started for this. One that ran before is left running anyway.
+    /// Leave the agent deployed, and the cluster running that was started for this. One that ran before is left running anyway.
     #[arg(long)]
     keep: bool,
     /// Minutes after which the suite gives up.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = MINUTES)]
     minutes: u32,
     /// Further flags for the suite, after `--`, e.g. `-debug`.
     #[arg(last = true)]
@@ -88,22 +108,68 @@ impl Profile {
 /// A test failed, or the suite or the cluster cannot be had.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.list {
-        return list(args, &cluster::suite()?);
+        return list(args, &cluster::suite(args.version)?);
     }
-    let programs = cluster::programs()?;
-    let is_new = cluster::up(Up { crds: args.channel, version: Release::Suite }, &programs)?;
-    let outcome = test(args, &programs);
+    match in_cluster(args)?.1 {
+        Some(failure) => bail!(failure),
+        None => Ok(()),
+    }
+}
+
+/// Runs the whole suite, or the test of one name, against an agent that was built already; returns how many tests passed,
+/// failed and were left out.
+///
+/// # Errors
+/// The suite cannot be run, or it fails without a test that does.
+pub(crate) fn whole(agent: PathBuf, run_test: Option<String>) -> Result<(usize, usize, usize)> {
+    let args = Args {
+        profiles: Vec::new(),
+        run_test,
+        gateway_class: CLASS.to_owned(),
+        own: image::Own::of(agent),
+        deployed: false,
+        channel: Channel::Experimental,
+        version: Release::Suite,
+        list: false,
+        keep: false,
+        minutes: MINUTES,
+        flags: Vec::new(),
+    };
+    let (results, failure) = in_cluster(&args)?;
+    match failure {
+        Some(failure) if results.failed.is_empty() => bail!(failure),
+        _ => Ok((results.passed.len(), results.failed.len(), results.left_out().count())),
+    }
+}
+
+/// Runs the suite in the cluster that runs, else in one of its own.
+fn in_cluster(args: &Args) -> Result<(Results, Option<String>)> {
+    let programs = cluster::programs(args.version)?;
+    let is_new = cluster::up(Up { crds: args.channel, version: args.version }, &programs)?;
+    let outcome = if args.deployed { test(args, &programs) } else { deploy_and_test(args, &programs) };
     if is_new && !args.keep {
         cluster::down()?;
     }
     outcome
 }
 
-fn test(args: &Args, programs: &Programs) -> Result<()> {
-    let mut suite = cluster::inside(&programs.conformance())?;
+/// Tests the agent of this checkout, under the rights that it is deployed with.
+fn deploy_and_test(args: &Args, programs: &Programs) -> Result<(Results, Option<String>)> {
+    cluster::deploy(&args.own, MANIFESTS)?;
+    cluster::wait_for("Accepted", &format!("gatewayclass/{}", args.gateway_class))?;
+    let outcome = test(args, programs)?;
+    if !args.keep {
+        cluster::remove(MANIFESTS)?;
+    }
+    Ok(outcome)
+}
+
+/// Runs the suite; returns what came of each test, and why it failed, if it did.
+fn test(args: &Args, programs: &Programs) -> Result<(Results, Option<String>)> {
+    let mut suite = cluster::inside_client(Client::Internet, &programs.conformance())?;
     suite.args(["-test.v", "-test.run=^TestConformance$", &format!("-test.timeout={}m", args.minutes)]);
     suite.arg(format!("-gateway-class={}", args.gateway_class));
-    suite.arg(format!("-conformance-profiles={}", names(&profiles(args)).join(",")));
+    suite.arg(format!("-conformance-profiles={}", names(&profiles(args)).join(","))).args(ADDRESSES);
     // Written beside the old one, which stays when the suite comes to no end.
     let report = report(args);
     let partial = report.with_extension("partial");
@@ -115,7 +181,7 @@ fn test(args: &Args, programs: &Programs) -> Result<()> {
         }
     };
     suite.args(&args.flags);
-    let attempt = run::attempt(&format!("conformance suite {}", versions::CONFORMANCE_CRDS.version), &mut suite)?;
+    let attempt = run::attempt(&format!("conformance suite {}", args.version.version()), &mut suite)?;
     let results = Results::read(&fs::read_to_string(&attempt.log)?);
     run::print(&results.describe());
     run::note(&format!("log: {}", attempt.log.display()));
@@ -125,12 +191,12 @@ fn test(args: &Args, programs: &Programs) -> Result<()> {
     } else if partial.exists() {
         fs::remove_file(&partial)?;
     }
-    match attempt.failure {
+    let failure = match attempt.failure {
         // The end of its log is about cleaning up.
-        Some(_) if !results.errors.is_empty() => bail!("the suite failed: {}", run::shown(&suite)),
-        Some(failure) => bail!(failure),
-        None => Ok(()),
-    }
+        Some(_) if !results.errors.is_empty() => Some(format!("the suite failed: {}", run::shown(&suite))),
+        failure => failure,
+    };
+    Ok((results, failure))
 }
 
 fn names(profiles: &[Profile]) -> Vec<&'static str> {
@@ -145,7 +211,7 @@ fn profiles(args: &Args) -> Vec<Profile> {
 /// The file of a run's report: one for each choice of profiles.
 fn report(args: &Args) -> PathBuf {
     let channel = if args.channel == Channel::Standard { "standard" } else { "experimental" };
-    let mut name = format!("{}-{channel}", versions::CONFORMANCE_CRDS.version);
+    let mut name = format!("{}-{channel}", args.version.version());
     let profiles = profiles(args);
     if profiles.len() < Profile::ALL.len() {
         for profile in profiles {
@@ -227,6 +293,12 @@ impl Results {
         results
     }
 
+    /// Tests that were to be run and were not, with the reason.
+    fn left_out(&self) -> impl Iterator<Item = (&str, &str)> {
+        let skipped = self.skipped.iter().map(|(name, reason)| (name.as_str(), reason.as_str()));
+        skipped.filter(|(_, reason)| *reason != NOT_CHOSEN)
+    }
+
     /// All of it for people.
     fn describe(&self) -> String {
         let Self { passed, failed, skipped, errors } = self;
@@ -234,7 +306,7 @@ impl Results {
         lines.extend(failed.iter().map(|name| format!("  FAILED {name}")));
         lines.extend(errors.iter().map(|(test, error)| format!("  {test}:\n    {}", error.replace('\n', "\n    "))));
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (name, reason) in skipped.iter().filter(|(_, reason)| *reason != NOT_CHOSEN) {
+        for (name, reason) in self.left_out() {
             by_reason.entry(reason).or_default().push(name);
         }
         lines.extend(by_reason.iter().map(|(reason, names)| format!("  skipped, {reason}: {}", names.join(", "))));

@@ -41,6 +41,9 @@ pub(crate) const CONFORMANCE_CRDS: Module = Module {
     sum: "94aa496b96c696b682fd07800af0a9b072dd98eeb2d2229fcd597a8336851187",
 };
 
+/// The Go that the suite of [`GATEWAY_API`] asks for; [`GO`] brings it.
+pub(crate) const SUITE_GO: &str = "go1.27.0";
+
 /// The Go that builds the test cluster, as `go env GOVERSION` says it. Where the machine has another or none, it comes as a
 /// module.
 pub(crate) const GO: &str = "go1.26.8";

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
+use super::crds::Release;
 use crate::{
     place, run,
     setup::{self, Need},
@@ -28,6 +29,10 @@ const KUBE_NAMES: [&str; 7] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"];
 /// The module of the official suite.
 const SUITE: &str = "sigs.k8s.io/gateway-api/conformance";
+/// What the backend of the suite is made of: packages of the suite's module until v1.6, and since v1.7 of a module that no proxy
+/// gives. The newer suite imports three of them, which did not change: it gets those of the older one.
+const BACKEND: &str = "echo-basic";
+const BACKEND_MODULE: &str = "sigs.k8s.io/gateway-api-conformance-images";
 /// Its program.
 const SUITE_PROGRAM: &str = "conformance.test";
 /// The module of containerd, and its programs.
@@ -53,6 +58,8 @@ pub(crate) struct Programs {
     pub(super) echo: PathBuf,
     /// Folder with the conformance suite.
     pub(super) conformance: PathBuf,
+    /// Release of the suite.
+    pub(super) release: Release,
 }
 
 impl Programs {
@@ -63,7 +70,7 @@ impl Programs {
         names.join(" ")
     }
 
-    /// The official suite.
+    /// The official suite of the release that was asked for.
     pub(crate) fn conformance(&self) -> PathBuf {
         self.conformance.join(SUITE_PROGRAM)
     }
@@ -73,11 +80,11 @@ impl Programs {
 ///
 /// # Errors
 /// Go cannot be had, or something does not compile.
-pub(crate) fn programs() -> Result<Programs> {
+pub(crate) fn programs(release: Release) -> Result<Programs> {
     let go = Go::find()?;
     let _lock = lock()?;
     let pause = go.build("pause", &Module::new("pause")?, &["build", "-ldflags", "-s -w"], &["."])?;
-    let conformance = go.build_suite()?;
+    let conformance = go.build_suite(release)?;
     let echo = go.build(
         "echo-basic",
         &Module::new("conformance")?,
@@ -85,17 +92,18 @@ pub(crate) fn programs() -> Result<Programs> {
         &[&format!("{SUITE}/echo-basic")],
     )?;
     let coredns = go.build("coredns", &Module::new("coredns")?, &["build", "-ldflags", "-s -w"], &["."])?;
-    Ok(Programs { pause, conformance, echo, coredns, containerd: go.build_containerd()?, kube: go.build_kube()? })
+    let (containerd, kube) = (go.build_containerd()?, go.build_kube()?);
+    Ok(Programs { kube, containerd, coredns, pause, echo, conformance, release })
 }
 
 /// Compiles the official suite alone; returns it.
 ///
 /// # Errors
 /// As [`programs`].
-pub(crate) fn suite() -> Result<PathBuf> {
+pub(crate) fn suite(release: Release) -> Result<PathBuf> {
     let go = Go::find()?;
     let _lock = lock()?;
-    Ok(go.build_suite()?.join(SUITE_PROGRAM))
+    Ok(go.build_suite(release)?.join(SUITE_PROGRAM))
 }
 
 /// Keeps other builds of the same away: two would need the memory of both, and do the work twice.
@@ -126,11 +134,12 @@ fn kube_flags(version: &str) -> String {
 }
 
 /// Files of the conformance suite's module, whose manifests name the images that they want.
-pub(super) fn suite_sources() -> Result<PathBuf> {
+pub(super) fn suite_sources(release: Release) -> Result<PathBuf> {
     let go = Go::find()?;
-    let mut list = go.command(&Module::new("conformance")?);
-    list.args(["list", "-m", "-f", "{{.Dir}}", SUITE]);
-    Ok(run::read(&mut list)?.trim().into())
+    match release {
+        Release::Suite => go.sources_of_suite(&go.command(&Module::new("conformance")?)),
+        Release::Types => go.sources_of_suite(&go.newer(go.command(&go.assemble()?))),
+    }
 }
 
 /// A module of the checkout.
@@ -140,7 +149,10 @@ struct Module {
 
 impl Module {
     fn new(name: &str) -> Result<Self> {
-        let folder = place::root().join(MODULES).join(name);
+        Self::at(place::root().join(MODULES).join(name))
+    }
+
+    fn at(folder: PathBuf) -> Result<Self> {
         fs::metadata(folder.join("go.mod")).with_context(|| format!("{} is no Go module", folder.display()))?;
         Ok(Self { folder })
     }
@@ -194,8 +206,54 @@ impl Go {
         command
     }
 
-    fn build_suite(&self) -> Result<PathBuf> {
-        self.build(SUITE_PROGRAM, &Module::new("conformance")?, &["test", "-c", "-ldflags", "-s -w"], &["."])
+    fn build_suite(&self, release: Release) -> Result<PathBuf> {
+        let flags = ["test", "-c", "-ldflags", "-s -w"];
+        match release {
+            Release::Suite => self.build(SUITE_PROGRAM, &Module::new("conformance")?, &flags, &["."]),
+            Release::Types => {
+                let module = self.assemble()?;
+                self.build_by(self.newer(self.command(&module)), SUITE_PROGRAM, &module, &flags, &["."])
+            }
+        }
+    }
+
+    /// A command of the Go that the newer suite asks for.
+    fn newer(&self, mut command: Command) -> Command {
+        command.env("GOTOOLCHAIN", versions::SUITE_GO);
+        command
+    }
+
+    fn sources_of_suite(&self, list: &Command) -> Result<PathBuf> {
+        let mut words = Command::new(list.get_program());
+        words.current_dir(list.get_current_dir().unwrap_or(&self.caches));
+        words.envs(list.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Ok(run::read(words.args(["list", "-m", "-f", "{{.Dir}}", SUITE]))?.trim().into())
+    }
+
+    /// Puts the module of the newer suite together: with the backend's packages, see [`BACKEND`].
+    fn assemble(&self) -> Result<Module> {
+        let older = Module::new("conformance")?;
+        let backend = self.sources_of_suite(&self.command(&older))?.join(BACKEND);
+        let newer = Module::new("conformance-1.7")?;
+        let folder = self.caches.with_file_name("suite-1.7");
+        place::remove_folder(&folder)?;
+        for name in ["go.mod", "go.sum"] {
+            place::write(&folder.join(name), fs::read(newer.folder.join(name))?)?;
+        }
+        let program = "conformance_test.go";
+        place::write(&folder.join(program), fs::read(older.folder.join(program))?)?;
+        let images = folder.join("images");
+        place::write(&images.join("go.mod"), format!("module {BACKEND_MODULE}\n\ngo 1.26.0\n"))?;
+        let (from, to) = (format!("{SUITE}/{BACKEND}"), format!("{BACKEND_MODULE}/{BACKEND}"));
+        for file in place::files_below(&backend)? {
+            let name = file.strip_prefix(&backend).expect("it was found there");
+            let is_program = name.extension().is_some_and(|extension| extension == "go");
+            if is_program && !name.to_string_lossy().ends_with("_test.go") {
+                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                place::write(&images.join(BACKEND).join(name), text.replace(&from, &to))?;
+            }
+        }
+        Module::at(folder)
     }
 
     fn build_containerd(&self) -> Result<PathBuf> {
@@ -225,6 +283,18 @@ impl Go {
 
     /// Builds into a folder of its own and renames it at the end: a folder with the final name is complete.
     fn build(&self, name: &str, module: &Module, flags: &[&str], packages: &[&str]) -> Result<PathBuf> {
+        self.build_by(self.command(module), name, module, flags, packages)
+    }
+
+    /// The same, by a given command in the module.
+    fn build_by(
+        &self,
+        mut command: Command,
+        name: &str,
+        module: &Module,
+        flags: &[&str],
+        packages: &[&str],
+    ) -> Result<PathBuf> {
         let mut hash = Sha256::new();
         hash.update(format!("{} {} {GOFLAGS} {flags:?} {packages:?}\n", versions::GO, env::consts::ARCH));
         module.hash_into(&mut hash)?;
@@ -236,7 +306,6 @@ impl Go {
         let partial = folder.with_file_name(format!("{name}.partial"));
         place::remove_folder(&partial)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
-        let mut command = self.command(module);
         command.args(flags).arg("-o").arg(output(&partial, name, packages)).args(packages);
         run::step(&format!("build {name} for the test cluster{}", Self::warning(name)), &mut command)?;
         fs::rename(&partial, &folder).with_context(|| format!("cannot rename {}", partial.display()))?;
@@ -263,8 +332,8 @@ fn output(folder: &Path, name: &str, packages: &[&str]) -> OsString {
 mod tests {
     use super::*;
 
-    fn suite_version() -> String {
-        Module::new("conformance").unwrap().version(SUITE).unwrap()
+    fn suite_version(module: &str) -> String {
+        Module::new(module).unwrap().version(SUITE).unwrap()
     }
 
     #[test]
@@ -277,7 +346,8 @@ mod tests {
 
     #[test]
     fn the_suite_and_its_crds_are_of_one_release() {
-        assert_eq!(suite_version(), versions::CONFORMANCE_CRDS.version);
+        assert_eq!(suite_version("conformance"), versions::CONFORMANCE_CRDS.version);
+        assert_eq!(suite_version("conformance-1.7"), versions::GATEWAY_API);
     }
 
     #[test]

@@ -122,7 +122,8 @@ impl State {
 
     /// Every form of YAML that Kubernetes reads, it reads as JSON too.
     fn kubeconfig_of(&self, client: &str) -> String {
-        let server = format!("https://127.0.0.1:{API_PORT}");
+        // The node's address is reached by its clients too.
+        let server = format!("https://{NODE_ADDRESS}:{API_PORT}");
         json!({
             "apiVersion": "v1",
             "kind": "Config",

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{namespaces::NODE_ADDRESS, state::State};
-use crate::run;
+use crate::{place, run};
 
 /// Port of the API server, on every address inside, so that pods reach it through the Service `kubernetes`.
 pub(super) const API_PORT: u16 = 6443;
@@ -82,6 +82,10 @@ impl State {
             ("proxy-client-cert-file", "front-proxy.crt"),
             ("proxy-client-key-file", "front-proxy.key"),
         ]));
+        let (policy, log) = (self.run.join("audit.json"), self.logs.join("audit.log"));
+        place::write(&policy, audit_policy())?;
+        args.push(format!("--audit-policy-file={}", policy.display()));
+        args.push(format!("--audit-log-path={}", log.display()));
         self.start("kube-apiserver", &self.kube.join("kube-apiserver"), &args)
     }
 
@@ -169,4 +173,19 @@ impl State {
         curl.arg("--key").arg(self.pki(&format!("{client}.key"))).arg(url);
         Ok(curl)
     }
+}
+
+/// Which requests are noted, in `logs/audit.log`: those of pods, so that it can be seen which of its rights an agent uses.
+fn audit_policy() -> String {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+            {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+            {"level": "None"},
+        ],
+    })
+    .to_string()
 }

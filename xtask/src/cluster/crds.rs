@@ -33,6 +33,11 @@ pub(crate) enum Release {
 }
 
 impl Release {
+    /// As a Go module's version.
+    pub(crate) fn version(self) -> &'static str {
+        self.module().version
+    }
+
     fn module(self) -> &'static Module {
         match self {
             Self::Suite => &versions::CONFORMANCE_CRDS,

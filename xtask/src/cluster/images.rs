@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     build::{self, Programs},
+    crds::Release,
     state::State,
 };
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
 /// The image that holds a pod's namespaces.
 pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The image of the suite's backends, without tags.
-const ECHO: &str = "registry.k8s.io/gateway-api/echo-basic";
+const ECHO: [&str; 2] =
+    ["registry.k8s.io/gateway-api/echo-basic", "registry.k8s.io/gateway-api/conformance/echo-basic"];
 /// The image of the suite's UDP backend, without tags.
 const COREDNS: &str = "registry.k8s.io/coredns/coredns";
 
@@ -36,24 +38,31 @@ struct Spec<'a> {
 /// # Errors
 /// A program cannot be read, or the suite's manifests name no image of the kind that is known.
 pub(super) fn write(programs: &Programs) -> Result<Vec<PathBuf>> {
-    let named = named_by_suite()?;
-    let names = |image: &str| {
-        let of = |name: &&String| name.strip_prefix(image).is_some_and(|tag| tag.starts_with(':'));
+    let named = named_by_suite(programs.release)?;
+    let names = |images: &[&str]| {
+        let is_of = |name: &str, image: &str| name.strip_prefix(image).is_some_and(|tag| tag.starts_with(':'));
+        let of = |name: &&String| images.iter().any(|image| is_of(name, image));
         named.iter().filter(of).cloned().collect::<Vec<_>>()
     };
     let specs = [
         Spec { program: "pause", folder: &programs.pause, user: 65535, names: vec![PAUSE.to_owned()] },
-        Spec { program: "echo-basic", folder: &programs.echo, user: 65532, names: names(ECHO) },
-        Spec { program: "coredns", folder: &programs.coredns, user: 65532, names: names(COREDNS) },
+        Spec { program: "echo-basic", folder: &programs.echo, user: 65532, names: names(&ECHO) },
+        Spec { program: "coredns", folder: &programs.coredns, user: 65532, names: names(&[COREDNS]) },
     ];
     let folder = place::cache()?.join("cluster/images");
     let mut files = Vec::new();
     for Spec { program, folder: from, user, names } in specs {
+        // The newer suite has no UDP backend of its own: CoreDNS is not wanted.
+        if names.is_empty() && program == "coredns" && programs.release == Release::Types {
+            continue;
+        }
         if names.is_empty() {
             bail!("the suite's manifests name no image of {program}: see {}", file!());
         }
         let key = from.file_name().context("a program's folder has a name")?;
-        let file = folder.join(key).with_extension("tar");
+        // One program goes by other names in each release.
+        let release = programs.release.version();
+        let file = folder.join(format!("{}-{release}.tar", key.to_string_lossy()));
         if !file.exists() {
             let content = fs::read(from.join(program)).with_context(|| format!("cannot read {program}"))?;
             let path = format!("/{program}");
@@ -68,9 +77,15 @@ pub(super) fn write(programs: &Programs) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// A name of the suite's backend.
+pub(super) fn echo() -> Result<String> {
+    let named = named_by_suite(Release::Suite)?.into_iter().find(|name| name.starts_with(ECHO[0]));
+    named.context("the suite's manifests name no backend")
+}
+
 /// Every image that the suite's manifests name.
-fn named_by_suite() -> Result<BTreeSet<String>> {
-    let sources = place::files_below(&build::suite_sources()?)?;
+fn named_by_suite(release: Release) -> Result<BTreeSet<String>> {
+    let sources = place::files_below(&build::suite_sources(release)?)?;
     let manifests = sources.iter().filter(|file| file.extension().is_some_and(|extension| extension == "yaml"));
     let mut names = BTreeSet::new();
     for manifest in manifests {

@@ -8,6 +8,7 @@ mod build;
 mod certificates;
 mod control_plane;
 mod crds;
+mod deploy;
 mod groups;
 mod images;
 mod namespaces;
@@ -29,6 +30,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub(crate) use build::{Programs, programs, suite};
 pub(crate) use crds::{Channel, Release};
+pub(crate) use deploy::{deploy, remove, wait_for};
+pub(crate) use namespaces::Client;
 
 use self::state::State;
 use crate::{
@@ -54,7 +57,7 @@ enum Verb {
     /// Run kubectl in the cluster.
     Kubectl(Words),
     /// Run any command in the cluster's namespaces: curl, ip, the agent.
-    Exec(Words),
+    Exec(Exec),
     /// Build the agent and give its image to the node, or give it image files (OCI or docker save).
     Load(Load),
     /// Forget the past of all objects, so that who watches from an older version is answered 410 (Gone).
@@ -89,6 +92,15 @@ struct Words {
 }
 
 #[derive(clap::Args)]
+struct Exec {
+    /// Run it where a client of the node is, behind a NIC of its own.
+    #[arg(long, value_enum)]
+    from: Option<Client>,
+    #[command(flatten)]
+    words: Words,
+}
+
+#[derive(clap::Args)]
 struct Load {
     #[command(flatten)]
     own: image::Own,
@@ -104,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ensure_root()?;
     match &args.verb {
         Verb::Up(args) => {
-            up(*args, &programs()?)?;
+            up(*args, &programs(args.version)?)?;
             run::note("try: cargo xtask cluster kubectl get nodes");
             Ok(())
         }
@@ -119,9 +131,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let state = running()?;
             Err(state.kubectl()?.args(words).exec().into())
         }
-        Verb::Exec(Words { words }) => {
+        Verb::Exec(Exec { from, words: Words { words } }) => {
             let (program, words) = words.split_first().context("the command line has a command")?;
-            Err(running()?.inside(Path::new(program))?.args(words).exec().into())
+            let (state, program) = (running()?, Path::new(program));
+            let mut command = match from {
+                Some(client) => state.inside_client(*client, program)?,
+                None => state.inside(program)?,
+            };
+            Err(command.args(words).exec().into())
         }
         Verb::Load(args) => load(args),
         Verb::Compact => {
@@ -237,12 +254,29 @@ fn running() -> Result<State> {
     state.context("no cluster runs on this machine: `cargo xtask cluster up` starts one")
 }
 
-/// A command in the namespaces of the cluster that runs, with its administrator's `KUBECONFIG`.
+/// A command where a client of the running cluster's node is, with the administrator's `KUBECONFIG`.
+///
+/// # Errors
+/// No cluster runs.
+pub(crate) fn inside_client(client: Client, program: &Path) -> Result<Command> {
+    running()?.inside_client(client, program)
+}
+
+/// What tests are told of the running cluster.
 ///
 /// # Errors
 /// None runs.
-pub(crate) fn inside(program: &Path) -> Result<Command> {
-    running()?.inside(program)
+pub(crate) fn environment() -> Result<Vec<(&'static str, OsString)>> {
+    let state = running()?;
+    let holder = state.holder.context("the cluster has namespaces")?;
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    Ok(vec![
+        ("TIDEGATE_CLUSTER_INSIDE", state.script().into()),
+        // The clients' namespaces as files, which the cluster alone has among its mounts.
+        ("TIDEGATE_CLUSTER_CLIENTS", format!("/proc/{}/root/run/netns", holder.id).into()),
+        ("TIDEGATE_ECHO_IMAGE", images::echo()?.into()),
+        ("TIDEGATE_XTASK", own.into()),
+    ])
 }
 
 fn load(args: &Load) -> Result<()> {
@@ -252,11 +286,7 @@ fn load(args: &Load) -> Result<()> {
             args.files.iter().try_for_each(|file| state.load(&std::path::absolute(file)?))
         });
     }
-    let file = place::target().join("tidegate-image.tar");
-    let names = args.own.write(&file)?;
-    run::judge("load the agent's image", || state.load(&file))?;
-    run::note(&format!("image: {}", names.join(", ")));
-    Ok(())
+    state.load_agent(&args.own)
 }
 
 fn stop(names: &[String], signal: &str) -> Result<()> {

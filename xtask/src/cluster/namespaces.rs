@@ -1,8 +1,8 @@
 //! The namespaces that the whole cluster lives in: network, mounts and the view of control groups. Nothing of it is to be
 //! seen on the machine, and nothing stays when their last process has ended.
 //!
-//! A process that only sleeps holds them. Inside: loopback, the node's bridge and no way out; the machine's files but for
-//! what stands in [`COVERED`]; the machine's processes.
+//! A process that only sleeps holds them. Inside: loopback, the node's bridge, its NICs and no way out; the machine's files but
+//! for what stands in [`COVERED`]; the machine's processes. Behind each NIC is a client in a network namespace of its own.
 
 use std::{
     fs,
@@ -29,6 +29,39 @@ pub(super) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 pub(super) const POD_NETWORK: &str = "10.244.0.0/24";
 /// The bridge.
 pub(super) const BRIDGE: &str = "cni0";
+
+/// The node's NICs beside the bridge: through them clients reach what a gateway serves, as they do in the world.
+const NICS: [Nic; 2] = [
+    Nic { name: "wan0", address: "198.51.100.1", client: "internet", client_address: "198.51.100.10" },
+    Nic { name: "lan0", address: "10.20.0.1", client: "datacentre", client_address: "10.20.0.10" },
+];
+
+/// A NIC of the node and the client at its other end, in one network of 24 bits.
+struct Nic {
+    name: &'static str,
+    address: &'static str,
+    /// Name of the client's network namespace.
+    client: &'static str,
+    client_address: &'static str,
+}
+
+/// A client of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Client {
+    /// 198.51.100.10, behind the NIC `wan0`.
+    Internet,
+    /// 10.20.0.10, behind the NIC `lan0`.
+    Datacentre,
+}
+
+impl Client {
+    fn namespace(self) -> &'static str {
+        match self {
+            Self::Internet => NICS[0].client,
+            Self::Datacentre => NICS[1].client,
+        }
+    }
+}
 
 /// Folders of the machine that are empty inside, so that nothing is left in them: names of network namespaces, sockets and
 /// state of the container runtime, links to logs, what CNI and kubelet write in one place only.
@@ -118,7 +151,21 @@ impl State {
         self.set_up(&["ip", "address", "add", &format!("{NODE_ADDRESS}/24"), "dev", BRIDGE])?;
         self.set_up(&["ip", "link", "set", BRIDGE, "up"])?;
         // Without it a client of an address that nobody has is told at once, instead of waiting as it does in the world.
-        self.set_up(&["ip", "route", "add", "default", "via", &NODE_ADDRESS.to_string()])
+        self.set_up(&["ip", "route", "add", "default", "via", &NODE_ADDRESS.to_string()])?;
+        NICS.iter().try_for_each(|nic| self.set_up_client(nic))
+    }
+
+    /// Makes a NIC of the node, and the client behind it with its routes through that NIC.
+    fn set_up_client(&self, nic: &Nic) -> Result<()> {
+        let Nic { name, address, client, client_address } = nic;
+        self.set_up(&["ip", "netns", "add", client])?;
+        self.set_up(&["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", client])?;
+        self.set_up(&["ip", "address", "add", &format!("{address}/24"), "dev", name])?;
+        self.set_up(&["ip", "link", "set", name, "up"])?;
+        self.set_up(&["ip", "-n", client, "address", "add", &format!("{client_address}/24"), "dev", "eth0"])?;
+        self.set_up(&["ip", "-n", client, "link", "set", "lo", "up"])?;
+        self.set_up(&["ip", "-n", client, "link", "set", "eth0", "up"])?;
+        self.set_up(&["ip", "-n", client, "route", "add", "default", "via", address])
     }
 
     fn set_up(&self, words: &[&str]) -> Result<()> {
@@ -132,12 +179,27 @@ impl State {
     /// The cluster does not run.
     pub(super) fn inside(&self, program: &Path) -> Result<Command> {
         self.holder.filter(|holder| holder.is_alive()).context("the cluster does not run: `cargo xtask cluster up`")?;
-        let mut command = Command::new(self.run.join(INSIDE));
+        let mut command = Command::new(self.script());
         command.arg(program);
         Ok(command)
     }
 
-    /// Writes the script by which a command gets in.
+    /// A command that runs where a client of the node is, in the cluster's groups and mounts.
+    ///
+    /// # Errors
+    /// The cluster does not run.
+    pub(super) fn inside_client(&self, client: Client, program: &Path) -> Result<Command> {
+        let mut command = self.inside(Path::new("nsenter"))?;
+        command.arg(format!("--net=/run/netns/{}", client.namespace())).arg("--").arg(program);
+        Ok(command)
+    }
+
+    /// The script by which a command gets in.
+    pub(super) fn script(&self) -> PathBuf {
+        self.run.join(INSIDE)
+    }
+
+    /// Writes the script.
     fn write_inside(&self, holder: Process) -> Result<()> {
         let text = |path: &Path| run::quoted(&path.to_string_lossy());
         let entering = groups::procs(&self.groups, Leaf::Programs).iter().map(|file| text(file)).collect::<Vec<_>>();
@@ -159,7 +221,7 @@ exec nsenter --net --mount --cgroup --target {holder} -- sh -c 'cd "$0" && exec 
             containerd = text(&self.containerd),
             holder = holder.id,
         );
-        let file = self.run.join(INSIDE);
+        let file = self.script();
         place::write(&file, script)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).context("cannot make the script executable")
     }

@@ -66,6 +66,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 impl Own {
+    /// The image with an agent that was built already.
+    pub(crate) fn of(agent: PathBuf) -> Self {
+        Self { dev: false, agent: Some(agent), tags: Vec::new() }
+    }
+
     /// Builds the agent and writes its image to a file; returns the image's names.
     ///
     /// # Errors

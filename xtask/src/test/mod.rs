@@ -2,10 +2,12 @@
 //!
 //! A level that cannot run because the machine lacks something has failed: nothing is skipped in silence.
 
+mod cluster;
 mod fuzz;
 
 use std::{
     fs,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -14,7 +16,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use crate::{
-    ebpf, place, run,
+    conformance, ebpf, place, run,
     setup::{self, Need},
 };
 
@@ -24,7 +26,8 @@ pub(crate) struct Args {
     /// Levels to run; all when none is named.
     #[arg(value_enum)]
     levels: Vec<Level>,
-    /// Run only tests whose name contains this (levels unit, packets and host; for fuzz: targets).
+    /// Run only tests whose name contains this (levels unit, packets, host and cluster; for fuzz: targets; for conformance: the
+    /// test of this name).
     #[arg(long)]
     only: Option<String>,
     /// How long each fuzz target runs, in seconds.
@@ -43,10 +46,14 @@ enum Level {
     Host,
     /// Parsers and codecs on random input.
     Fuzz,
+    /// The agent as its DaemonSet deploys it, in a real cluster (root).
+    Cluster,
+    /// The official Gateway API conformance suite against it (root).
+    Conformance,
 }
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Unit, Self::Packets, Self::Host, Self::Fuzz];
+    const ALL: [Self; 6] = [Self::Unit, Self::Packets, Self::Host, Self::Fuzz, Self::Cluster, Self::Conformance];
 
     fn name(self) -> &'static str {
         match self {
@@ -54,6 +61,8 @@ impl Level {
             Self::Packets => "packets",
             Self::Host => "host",
             Self::Fuzz => "fuzz",
+            Self::Cluster => "cluster",
+            Self::Conformance => "conformance",
         }
     }
 }
@@ -75,7 +84,8 @@ impl Tally {
 }
 
 /// Test targets that need root, each with the level that runs it: the lab itself comes before what stands on it.
-const MACHINE_TARGETS: [(Level, &str); 3] = [(Level::Packets, "packets"), (Level::Host, "lab"), (Level::Host, "host")];
+const MACHINE_TARGETS: [(Level, &str); 4] =
+    [(Level::Packets, "packets"), (Level::Host, "lab"), (Level::Host, "host"), (Level::Cluster, "cluster")];
 /// Workspace whose library half is pure and tested on the host.
 const PROGRAMS: &str = "ebpf/programs";
 
@@ -92,6 +102,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Level::Unit => unit(args),
             Level::Packets | Level::Host => machine(level, args),
             Level::Fuzz => fuzz::run(args.only.as_deref(), args.fuzz_seconds),
+            Level::Cluster => cluster::run(args),
+            Level::Conformance => conformance(args),
         };
         rows.push((level, outcome, begun.elapsed()));
     }
@@ -129,14 +141,9 @@ fn machine(level: Level, args: &Args) -> Result<Tally> {
     let mut needs = vec![Need::Build, Need::Network];
     needs.extend((level == Level::Host).then_some(Need::Company));
     setup::ensure(&needs)?;
-    ebpf::build(false)?;
-    let targets = || MACHINE_TARGETS.iter().filter(|(of, _)| *of == level).map(|(_, target)| *target);
-    let mut build = workspace("build");
-    build.args(["--bins"]).args(targets().flat_map(|target| ["--test", target]));
-    run::step(&format!("build the agent and the tests: {}", level.name()), &mut build)?;
-    let agent = place::target().join("debug/tidegate");
+    let agent = build(level)?;
     let mut tally = Tally::default();
-    for target in targets() {
+    for target in targets(level) {
         let mut command = workspace("test");
         command.args(["--no-fail-fast", "--test", target]).env("TIDEGATE_BIN", &agent);
         tally.add(cargo_test(&format!("test: {}, target {target}", level.name()), &mut command, args)?);
@@ -145,6 +152,26 @@ fn machine(level: Level, args: &Args) -> Result<Tally> {
         bail!("no test ran");
     }
     Ok(tally)
+}
+
+/// Builds the agent and a level's tests; returns the agent.
+fn build(level: Level) -> Result<PathBuf> {
+    ebpf::build(false)?;
+    let mut build = workspace("build");
+    build.args(["--bins"]).args(targets(level).flat_map(|target| ["--test", target]));
+    run::step(&format!("build the agent and the tests: {}", level.name()), &mut build)?;
+    Ok(place::target().join("debug/tidegate"))
+}
+
+fn targets(level: Level) -> impl Iterator<Item = &'static str> {
+    MACHINE_TARGETS.iter().filter(move |(of, _)| *of == level).map(|(_, target)| *target)
+}
+
+/// The official suite, of which nothing may be left out.
+fn conformance(args: &Args) -> Result<Tally> {
+    let agent = build(Level::Conformance)?;
+    let (passed, failed, ignored) = conformance::whole(agent, args.only.clone())?;
+    Ok(Tally { passed, failed, ignored })
 }
 
 /// Cargo for all crates at once, whatever is wanted of them: with any other choice of crates their dependencies get other
@@ -203,7 +230,7 @@ fn tally(log: &str) -> Tally {
 /// Prints a row for each level; says whether all are good.
 fn summarize(rows: Vec<(Level, Result<Tally>, Duration)>) -> bool {
     let mut lines =
-        vec![format!("{:<8} {:>6} {:>6} {:>7} {:>12}  result", "level", "passed", "failed", "ignored", "time")];
+        vec![format!("{:<11} {:>6} {:>6} {:>7} {:>12}  result", "level", "passed", "failed", "ignored", "time")];
     let mut all_good = true;
     for (level, outcome, elapsed) in rows {
         let time = run::human(elapsed);
@@ -212,12 +239,12 @@ fn summarize(rows: Vec<(Level, Result<Tally>, Duration)>) -> bool {
                 let is_good = failed == 0;
                 all_good &= is_good;
                 let result = if is_good { "ok" } else { "FAILED" };
-                lines.push(format!("{:<8} {passed:>6} {failed:>6} {ignored:>7} {time:>12}  {result}", level.name()));
+                lines.push(format!("{:<11} {passed:>6} {failed:>6} {ignored:>7} {time:>12}  {result}", level.name()));
             }
             Err(error) => {
                 all_good = false;
                 eprintln!("\nerror: level {}: {error:#}", level.name());
-                lines.push(format!("{:<8} {:>6} {:>6} {:>7} {time:>12}  COULD NOT RUN", level.name(), "-", "-", "-"));
+                lines.push(format!("{:<11} {:>6} {:>6} {:>7} {time:>12}  COULD NOT RUN", level.name(), "-", "-", "-"));
             }
         }
     }

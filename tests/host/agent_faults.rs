@@ -1,14 +1,23 @@
 //! The agent dies: workers serve on, the kernel goes on judging, the next agent takes everything over.
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tidegate_lab::{
     Agent, Failure, Lab, Load, LoadPlan, Request, Session,
-    lab::DENIED,
+    lab::{DENIED, INTERNET},
     process::{self, signal},
     wait_until,
 };
 
-use crate::world::{CONSOLE, SHOP, SOON, World, get, knock, private, public, wait_status, wait_verdicts};
+use crate::{
+    packets::send_syns,
+    world::{CONSOLE, SHOP, SOON, World, get, knock, private, public, wait_status, wait_verdicts},
+};
 
 #[test]
 fn a_killed_agent_costs_no_request_and_no_connection() {
@@ -49,6 +58,61 @@ fn a_killed_agent_costs_no_request_and_no_connection() {
 fn round_objects(round: u32) -> String {
     let host = format!("round-{round}.example.com");
     tidegate_lab::objects::route("shop", "round", "gw/public", &[&host], &[&tidegate_lab::objects::to_service("shop")])
+}
+
+/// The kernel opens maps within maps by id for `CAP_SYS_ADMIN` alone, which no agent has: its tables are taken over by pins.
+#[test]
+fn buckets_of_sources_are_kept_by_the_next_agent_and_by_one_that_finds_no_pin_replaced() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let rates = "admission: {newConnections: {perSource: {rate: 1, burst: 100000}}}";
+    lab.edit("domains.yaml", "  sources: {deny", &format!("  {rates}\n  sources: {{deny")).unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
+    let left = |agent: &Agent<'_>| {
+        let words = ["explain", "--src", &INTERNET.to_string(), "--dst", &public().addr.to_string(), "-o", "json"];
+        let said: Value = serde_json::from_str(&agent.cli(&words).unwrap().out).unwrap();
+        let steps = said["steps"].as_array().unwrap();
+        let step = steps.iter().find(|step| step["field"] == "spec.admission.newConnections.perSource").unwrap();
+        let outcome = step["outcome"].as_str().unwrap().to_owned();
+        outcome.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap_or_else(|| panic!("{said}"))
+    };
+    let (IpAddr::V4(source), SocketAddr::V4(to)) = (INTERNET, public().addr) else { unreachable!("both are IPv4") };
+    send_syns(&lab.internet, [source], 5000, to);
+    // One token a second comes back: what is gone now is not back within any deadline of these tests.
+    let spent = |agent: &Agent<'_>| left(agent) < 100_000 - 2000;
+    assert!(spent(&agent), "{} are left", left(&agent));
+    let next = |agent: &mut Agent<'_>, between: &dyn Fn(u32)| {
+        let old = agent.agent_pid().unwrap();
+        between(old);
+        assert!(signal(old, Signal::SIGKILL));
+        wait_until("the next agent", SOON, || agent.agent_pid().filter(|pid| *pid != old)).unwrap();
+        agent.wait_ready().unwrap();
+    };
+    next(&mut agent, &|_| {});
+    assert!(spent(&agent), "the next agent has filled the buckets: {} are left", left(&agent));
+    // Somebody removes the pin while the agent cannot put it back.
+    next(&mut agent, &|old| {
+        assert!(signal(old, Signal::SIGSTOP));
+        let pins = find_pins(&lab.folder().join("bpf"), "RATE_TABLES-");
+        assert_eq!(pins.len(), 1, "{pins:?}");
+        std::fs::remove_file(&pins[0]).unwrap();
+    });
+    assert!(!spent(&agent), "there is no table but a new one");
+    lab.write("round.yaml", &round_objects(7)).unwrap();
+    wait_status(&lab.internet, &public(), "round-7.example.com", "/", 200);
+}
+
+/// Files of which the name begins so, below a folder.
+fn find_pins(folder: &Path, start: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(find_pins(&entry.path(), start));
+        } else if entry.file_name().to_string_lossy().starts_with(start) {
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 #[test]

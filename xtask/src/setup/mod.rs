@@ -40,7 +40,7 @@ pub(crate) enum Need {
     Fuzz,
     /// Run the programs that the benchmark measures with and compares to.
     Peers,
-    /// Run the programs that tests let the product meet: a Prometheus that scrapes it.
+    /// Run the programs that tests let the product meet: a Prometheus that scrapes it, a bpftool that takes its NIC.
     Company,
     /// Run a Kubernetes cluster.
     Cluster,

@@ -64,6 +64,7 @@ pub(super) fn of_needs(needs: &[Need]) -> Vec<Package> {
         (Need::Peers, "nghttp2-client", "h2load"),
         // promtool comes with it.
         (Need::Company, "prometheus", "prometheus"),
+        (Need::Company, "bpftool", "bpftool"),
         (Need::Cluster, "runc", "runc"),
         (Need::Cluster, "containernetworking-plugins", "/usr/lib/cni/bridge"),
         (Need::Cluster, "iptables", "iptables"),

@@ -245,14 +245,9 @@ impl Kernel {
             let current = self.applied.policies.get(&domain).copied();
             let limits = limits.get(&domain).copied().unwrap_or_default();
             if limits.per_source.is_limited()
-                && let Err(error) = self.rates.put(domain)
+                && let Err(error) = self.put_rates(domain)
             {
-                fail(
-                    report,
-                    domain,
-                    "rate of each source".to_owned(),
-                    explain_write(name::RATE_TABLES, map::MAX_DOMAINS, &error),
-                );
+                fail(report, domain, "rate of each source".to_owned(), error.to_string());
                 self.failed_policies.insert(domain);
                 continue;
             }
@@ -458,7 +453,7 @@ impl Kernel {
     fn forget_domain(&mut self, domain: DomainId) -> Result<(), KernelError> {
         self.unwatch_domain(domain)?;
         self.set_sockets(domain, None, None)?;
-        self.rates.forget(domain.0)?;
+        self.rates.forget(domain.0, &self.pins.current_maps(self.is_uncommitted)?)?;
         self.connections.forget(domain.0)?;
         for hook in Hook::ALL {
             for reason in Reason::ALL {

@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use crate::{
     attach::LinkName,
     interfaces::{describe_program, find_xdp, interface_name},
+    pins::INNER,
     sys,
 };
 
@@ -95,7 +96,8 @@ pub fn inspect(bpffs: &Path) -> io::Result<Vec<InstanceState>> {
             state.programs.extend(present(inspect_program(&state.folder.join("programs").join(&pin), pin))?);
         }
         for maps in list(&state.folder)?.into_iter().filter(|folder| folder.starts_with("maps-")) {
-            for pin in list(&state.folder.join(&maps))? {
+            // A map of maps counts what it holds.
+            for pin in list(&state.folder.join(&maps))?.into_iter().filter(|pin| !pin.contains(INNER)) {
                 let path = state.folder.join(&maps).join(&pin);
                 state.maps.extend(present(inspect_map(&path, format!("{maps}/{pin}")))?);
             }

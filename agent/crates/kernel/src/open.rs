@@ -132,7 +132,7 @@ impl Kernel {
         let held = held.collect::<Result<_, KernelError>>()?;
         let mut tables = Tables::take(&mut maps)?;
         tables.set_cookie(programs.find(ProgramName::Cookie).fd())?;
-        let rates = RateTables::take(&mut maps)?;
+        let rates = RateTables::take(&mut maps, &folder)?;
         let connections = ConnectionTables::take(&mut maps)?;
         let sources = Sources::take(&mut maps)?;
         let samples = maps.take_map(name::SAMPLES);

@@ -20,6 +20,10 @@ use tidegate_abi::{ABI_VERSION, map::name};
 
 use crate::{KernelError, programs::ProgramName, sys};
 
+/// Stands in the name of a pin between the map of maps and the place in it that the pinned map has. Maps themselves have no
+/// such sign in their names.
+pub(crate) const INNER: char = '-';
+
 /// Only root and the agent's user may open pins.
 const MODE: u32 = 0o700;
 

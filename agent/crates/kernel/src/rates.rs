@@ -2,12 +2,14 @@
 //!
 //! A domain with a rate for each source has a table of its own, so that no domain's flood takes place from another's
 //! sources. The table is there before the policy that needs it and goes after the last one that did. What buckets hold is
-//! the programs' alone: a change of rates writes none of them.
+//! the programs' alone: a change of rates writes none of them. Each table is pinned beside the maps: the kernel opens a map of
+//! maps' own maps by id, and that only for CAP_SYS_ADMIN, which no agent has.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
 };
 
 use aya::maps::{Array, ArrayOfMaps, Map, MapData, MapError, PerCpuArray};
@@ -23,7 +25,8 @@ use tidegate_model::DomainId;
 use crate::{
     Kernel, KernelError,
     maps::Maps,
-    sys::{Wire, delete_element, random_seed, wait_grace_period},
+    pins::{INNER, open_pinned, pin_error, remove_pin},
+    sys::{self, Wire, delete_element, random_seed, wait_grace_period},
     tables::{clear_per_cpu, map_error},
 };
 
@@ -67,12 +70,42 @@ pub(crate) struct RateTables {
     domains: Array<MapData, Wire<DomainRates>>,
     overflows: PerCpuArray<MapData, Wire<u64>>,
     /// Tables that are there.
-    present: BTreeMap<u32, Array<MapData, Wire<RateSet>>>,
+    present: BTreeMap<u32, RateTable>,
+}
+
+/// The table of a domain.
+struct RateTable {
+    sets: Array<MapData, Wire<RateSet>>,
+    /// The same map, to pin it again.
+    fd: OwnedFd,
+}
+
+impl RateTable {
+    /// Opens a table by its pin.
+    fn open(pin: &Path) -> Result<Self, KernelError> {
+        let data = MapData::from_pin(pin).map_err(map_error(name::RATE_TABLES))?;
+        let sets = Map::from_map_data(data).and_then(Array::try_from).map_err(map_error(name::RATE_TABLES))?;
+        Ok(Self { sets, fd: open_pinned(pin)? })
+    }
+
+    /// Makes an empty table and pins it, in place of what an agent may have left there that died before it was done.
+    fn create(pin: &Path) -> Result<Self, KernelError> {
+        let sets = Array::<MapData, Wire<RateSet>>::create(RATE_SETS, 0).map_err(map_error(name::RATE_TABLES))?;
+        remove_pin(pin)?;
+        sets.pin(pin).map_err(|error| pin_error(pin)(std::io::Error::other(error)))?;
+        Self::open(pin)
+    }
+}
+
+/// Name of the pin of a domain's table.
+fn pin_name(domain: u32) -> String {
+    format!("{}{INNER}{domain}", name::RATE_TABLES)
 }
 
 impl RateTables {
-    /// Takes the maps. A domain that has no hash key yet gets one.
-    pub(crate) fn take(maps: &mut Maps) -> Result<Self, KernelError> {
+    /// Takes the maps, and the tables that are pinned in their folder. A table that is in force and cannot be opened, since its
+    /// pin is gone, is replaced by an empty one. A domain that has no hash key yet gets one.
+    pub(crate) fn take(maps: &mut Maps, folder: &Path) -> Result<Self, KernelError> {
         let missing = KernelError::Object { kind: "map", name: name::RATE_TABLES };
         let map = maps.take_map(name::RATE_TABLES).ok_or(missing)?;
         let tables_fd = match &map {
@@ -88,8 +121,13 @@ impl RateTables {
             present: BTreeMap::new(),
         };
         for domain in 0..MAX_DOMAINS {
-            if let Some(table) = find(tables.tables.get(&domain, 0)).map_err(map_error(name::RATE_TABLES))? {
-                tables.present.insert(domain, table);
+            if let Some(id) = sys::inner_map(tables.tables_fd.as_fd(), &domain.to_ne_bytes()) {
+                let pinned = RateTable::open(&folder.join(pin_name(domain))).ok();
+                let is_it = |table: &RateTable| sys::map_facts(table.fd.as_fd()).is_ok_and(|facts| facts.id == id);
+                match pinned.filter(is_it) {
+                    Some(table) => drop(tables.present.insert(domain, table)),
+                    None => tables.put(domain, folder)?,
+                }
             }
             if tables.rates(domain)?.seed == [0; 2] {
                 tables.reset(domain)?;
@@ -98,23 +136,28 @@ impl RateTables {
         Ok(tables)
     }
 
+    /// The tables with the names of their pins.
+    pub(crate) fn pins(&self) -> impl Iterator<Item = (String, BorrowedFd<'_>)> {
+        self.present.iter().map(|(domain, table)| (pin_name(*domain), table.fd.as_fd()))
+    }
+
     fn rates(&self, domain: u32) -> Result<DomainRates, KernelError> {
         Ok(self.domains.get(&domain, 0).map_err(map_error(name::RATE_DOMAINS))?.0)
     }
 
     /// Makes the domain's table unless it is there.
-    pub(crate) fn put(&mut self, domain: u32) -> Result<(), MapError> {
+    pub(crate) fn put(&mut self, domain: u32, folder: &Path) -> Result<(), KernelError> {
         if self.present.contains_key(&domain) {
             return Ok(());
         }
-        let table = Array::create(RATE_SETS, 0)?;
-        self.tables.set(domain, &table, 0)?;
+        let table = RateTable::create(&folder.join(pin_name(domain)))?;
+        self.tables.set(domain, &table.sets, 0).map_err(map_error(name::RATE_TABLES))?;
         self.present.insert(domain, table);
         Ok(())
     }
 
     /// Removes the tables of all domains but these. No policy in force names them.
-    pub(crate) fn retain(&mut self, wanted: &BTreeSet<u32>) -> Result<(), KernelError> {
+    pub(crate) fn retain(&mut self, wanted: &BTreeSet<u32>, folder: &Path) -> Result<(), KernelError> {
         let unused: Vec<u32> = self.present.keys().copied().filter(|domain| !wanted.contains(domain)).collect();
         if unused.is_empty() {
             return Ok(());
@@ -127,6 +170,7 @@ impl RateTables {
             delete_element(self.tables_fd.as_fd(), &domain.to_ne_bytes())
                 .map_err(|error| map_error(name::RATE_TABLES)(MapError::IoError(error)))?;
             removed.extend(self.present.remove(&domain));
+            remove_pin(&folder.join(pin_name(domain)))?;
         }
         wait_grace_period();
         Ok(())
@@ -141,9 +185,9 @@ impl RateTables {
     }
 
     /// What is left of a domain that is gone: a later one of the same number starts clean.
-    pub(crate) fn forget(&mut self, domain: u32) -> Result<(), KernelError> {
+    pub(crate) fn forget(&mut self, domain: u32, folder: &Path) -> Result<(), KernelError> {
         let others = self.present.keys().copied().filter(|&other| other != domain).collect();
-        self.retain(&others)?;
+        self.retain(&others, folder)?;
         self.reset(domain)
     }
 
@@ -151,7 +195,7 @@ impl RateTables {
         let mut busy = 0;
         if let Some(table) = self.present.get(&domain) {
             for set in 0..SAMPLED_SETS {
-                let set = table.get(&set, 0).map_err(map_error(name::RATE_TABLES))?.0;
+                let set = table.sets.get(&set, 0).map_err(map_error(name::RATE_TABLES))?.0;
                 busy += set.full_at.iter().filter(|&&full_at| full_at > now).count() as u64;
             }
         }
@@ -181,7 +225,7 @@ impl RateTables {
         let (true, Some(table)) = (policy.per_source.is_limited(), self.present.get(&domain)) else { return Ok(state) };
         let source = mask_source(&from_ip(source.to_canonical()), policy.v4_bits, policy.v6_bits);
         let hash = hash_source(&rates.seed, &source);
-        let set = table.get(&rate_set(hash), 0).map_err(map_error(name::RATE_TABLES))?.0;
+        let set = table.sets.get(&rate_set(hash), 0).map_err(map_error(name::RATE_TABLES))?.0;
         let full_at = match set.sources.iter().position(|&owner| owner == hash) {
             Some(way) => set.full_at[way],
             None if set.full_at.iter().any(|&full_at| full_at <= now) => 0,
@@ -192,15 +236,6 @@ impl RateTables {
         };
         state.source = Some(left(&policy.per_source, full_at, 0));
         Ok(state)
-    }
-}
-
-fn find<T>(result: Result<T, MapError>) -> Result<Option<T>, MapError> {
-    match result {
-        Ok(found) => Ok(Some(found)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -230,10 +265,15 @@ impl Kernel {
         self.rates.state(domain.0, &policy, source, now())
     }
 
+    /// Makes the table of a domain that limits each source.
+    pub(crate) fn put_rates(&mut self, domain: u32) -> Result<(), KernelError> {
+        self.rates.put(domain, &self.pins.current_maps(self.is_uncommitted)?)
+    }
+
     /// Removes the tables of domains that limit no source any more.
     pub(crate) fn remove_unused_rates(&mut self) -> Result<(), KernelError> {
         let policies = self.applied.policies.iter();
         let wanted = policies.filter(|(_, policy)| policy.per_source.is_limited()).map(|(domain, _)| *domain).collect();
-        self.rates.retain(&wanted)
+        self.rates.retain(&wanted, &self.pins.current_maps(self.is_uncommitted)?)
     }
 }

@@ -49,6 +49,9 @@ impl Kernel {
         for (name, map) in &self.maps {
             missing.push((folder.join(name), map.as_fd()));
         }
+        for (name, table) in self.rates.pins() {
+            missing.push((folder.join(name), table));
+        }
         // Until new maps are filled, the pinned programs are those of an earlier agent.
         for program in self.programs.iter().filter(|_| !self.is_uncommitted) {
             missing.push((self.pins.programs().join(program.name.as_str()), program.fd()));

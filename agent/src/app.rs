@@ -309,6 +309,7 @@ fn find_source(state: &Rc<State>, client: Option<Client>, stop: watch::Receiver<
     let (seen, seen_receiver) = mpsc::unbounded_channel();
     let (to_report, reporter) = mpsc::unbounded_channel();
     let (to_write, writer) = mpsc::unbounded_channel();
+    let (to_infrastructure, infrastructure) = mpsc::unbounded_channel();
     let source = source::kube::Setup {
         client: client.clone(),
         node: state.node.clone(),
@@ -316,8 +317,9 @@ fn find_source(state: &Rc<State>, client: Option<Client>, stop: watch::Receiver<
         patience: source::kube::REFUSAL_PATIENCE,
         seen: Some(seen),
     };
-    let status = status::Setup { state: state.clone(), client, seen: seen_receiver, changed: [reporter, writer], stop };
-    (Source::Kube(Box::new(source)), Some((vec![to_report, to_write], status)))
+    let changed = [reporter, writer, infrastructure];
+    let status = status::Setup { state: state.clone(), client, seen: seen_receiver, changed, stop };
+    (Source::Kube(Box::new(source)), Some((vec![to_report, to_write, to_infrastructure], status)))
 }
 
 fn settings(options: &RunOptions, facts: Option<&Facts>) -> Settings {

@@ -9,7 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tidegate_gateway_api::{Condition, Kind, ObjectRef, ObjectStatus};
-use tidegate_model::ObjectName;
+use tidegate_model::{DomainName, ListenerKey, ObjectName};
 
 use crate::{
     resolver::Resolved,
@@ -37,6 +37,8 @@ pub struct StatusReport {
     pub domains: Vec<DomainReport>,
     /// The Gateways.
     pub gateways: Vec<GatewayReport>,
+    /// The ListenerSets.
+    pub listener_sets: Vec<GatewayReport>,
     /// The Routes.
     pub routes: Vec<RouteReport>,
     /// Every other object that has conditions.
@@ -99,7 +101,7 @@ pub struct InterfaceReport {
     pub attach: String,
 }
 
-/// A Gateway.
+/// A Gateway or a ListenerSet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayReport {
@@ -107,11 +109,11 @@ pub struct GatewayReport {
     pub name: String,
     /// Domain that serves it; `None` when none does.
     pub domain: Option<String>,
-    /// Its addresses.
+    /// Its addresses; none of a ListenerSet, which has those of its Gateway.
     pub addresses: Vec<IpAddr>,
     /// Its conditions.
     pub conditions: Vec<ConditionReport>,
-    /// Its listeners.
+    /// Its own listeners.
     pub listeners: Vec<ListenerReport>,
 }
 
@@ -193,6 +195,7 @@ impl StatusReport {
             kernel: state.tier.borrow().clone(),
             domains: domains.iter().map(|(name, domain)| DomainReport::of(name.as_str(), domain)).collect(),
             gateways: Vec::new(),
+            listener_sets: Vec::new(),
             routes: Vec::new(),
             objects: Vec::new(),
             source: state.source.borrow().clone(),
@@ -207,13 +210,14 @@ impl StatusReport {
             }
         }
         for gateway in &mut report.gateways {
-            let served = domains.iter().find(|(_, domain)| serves(domain, &gateway.name));
-            gateway.domain = served.map(|(name, _)| name.to_string());
-            let is_applied = served.is_some_and(|(_, domain)| domain.is_applied());
-            gateway.set_programmed(is_applied);
-            if let Some((_, domain)) = served {
-                gateway.set_unreachable(domain);
-            }
+            let name = gateway.name.clone();
+            let is_served = |key: &ListenerKey| key.gateway.to_string() == name;
+            gateway.set_applied(&domains, &is_served, &|key| key.set.is_none() && is_served(key));
+        }
+        for set in &mut report.listener_sets {
+            let name = set.name.clone();
+            let is_own = |key: &ListenerKey| key.set.as_ref().is_some_and(|set| set.to_string() == name);
+            set.set_applied(&domains, &is_own, &is_own);
         }
         report
     }
@@ -222,7 +226,7 @@ impl StatusReport {
     pub fn push_object(&mut self, reference: &ObjectRef, status: &ObjectStatus) {
         let name = reference.name.to_string();
         let conditions = to_reports(&status.conditions);
-        if reference.kind == Kind::Gateway {
+        if matches!(reference.kind, Kind::Gateway | Kind::ListenerSet) {
             let listeners = status.listeners.iter().map(|listener| ListenerReport {
                 name: listener.name.to_string(),
                 attached_routes: listener.attached_routes,
@@ -230,7 +234,9 @@ impl StatusReport {
             });
             let addresses = status.addresses.clone();
             let listeners = listeners.collect();
-            self.gateways.push(GatewayReport { name, domain: None, addresses, conditions, listeners });
+            let report = GatewayReport { name, domain: None, addresses, conditions, listeners };
+            let of_kind = if reference.kind == Kind::Gateway { &mut self.gateways } else { &mut self.listener_sets };
+            of_kind.push(report);
         } else if !status.parents.is_empty() {
             let parents = status.parents.iter().map(|parent| ParentReport {
                 parent: show_parent(&parent.parent, &reference.name),
@@ -298,9 +304,25 @@ impl GatewayReport {
 }
 
 impl GatewayReport {
+    /// Adds what only the agent knows: which domain serves the object (the one with a listener that `is_served`), whether
+    /// that has applied it, and which of its own listeners cannot be reached.
+    fn set_applied(
+        &mut self,
+        domains: &BTreeMap<DomainName, DomainState>,
+        is_served: &dyn Fn(&ListenerKey) -> bool,
+        is_own: &dyn Fn(&ListenerKey) -> bool,
+    ) {
+        let served = domains.iter().find(|(_, domain)| domain.model.listeners().any(|(key, _)| is_served(key)));
+        self.domain = served.map(|(name, _)| name.to_string());
+        self.set_programmed(served.is_some_and(|(_, domain)| domain.is_applied()));
+        if let Some((_, domain)) = served {
+            self.set_unreachable(domain, is_own);
+        }
+    }
+
     /// Listeners with a frontend that could not be made reachable are not programmed, whatever else is.
-    fn set_unreachable(&mut self, domain: &DomainState) {
-        for (key, listener) in domain.model.listeners().filter(|(key, _)| key.gateway.to_string() == self.name) {
+    fn set_unreachable(&mut self, domain: &DomainState, is_own: &dyn Fn(&ListenerKey) -> bool) {
+        for (key, listener) in domain.model.listeners().filter(|(key, _)| is_own(key)) {
             let reason = listener.frontends.iter().find_map(|frontend| domain.unreachable.get(frontend));
             let report = self.listeners.iter_mut().find(|report| report.name == *key.name);
             let (Some(reason), Some(report)) = (reason, report) else { continue };
@@ -365,10 +387,6 @@ pub fn to_reports(conditions: &[Condition]) -> Vec<ConditionReport> {
 /// Seconds since the epoch.
 pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
-}
-
-fn serves(domain: &DomainState, gateway: &str) -> bool {
-    domain.model.listeners().any(|(key, _)| key.gateway.to_string() == gateway)
 }
 
 /// `native`, `generic`, `missing`, `off`, or `failed: …`.

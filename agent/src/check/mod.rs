@@ -144,7 +144,9 @@ fn push_rows(rows: &mut Vec<Row>, place: Option<(&Path, u64)>, reference: &Objec
     }
     for parent in &status.parents {
         let namespace = parent.parent.namespace.as_deref().unwrap_or(&reference.name.namespace);
-        push(format!("parent {namespace}/{}", parent.parent.name), &parent.conditions);
+        let kind = parent.parent.kind.as_deref().filter(|kind| *kind != "Gateway");
+        let kind = kind.map(|kind| format!("{kind}/")).unwrap_or_default();
+        push(format!("parent {kind}{namespace}/{}", parent.parent.name), &parent.conditions);
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use super::{AskOptions, EXIT_NO, Output, Table, client};
 use crate::admin::{
     protocol::Ask,
-    report::{ConditionReport, StatusReport},
+    report::{ConditionReport, GatewayReport, StatusReport},
 };
 
 /// `tidegate status`.
@@ -48,7 +48,8 @@ fn print_report(report: &StatusReport) {
         print_list(&format!("{}: not enforced", domain.name), &domain.unenforced);
         print_list(&format!("{}: not applied", domain.name), &domain.failures);
     }
-    print_table("Gateways", gateways(report));
+    print_table("Gateways", gateways("GATEWAY", &report.gateways));
+    print_table("ListenerSets", gateways("LISTENERSET", &report.listener_sets));
     print_table("Routes", routes(report));
     print_table("Objects with something to say", objects(report));
     println!(
@@ -88,9 +89,9 @@ fn domains(report: &StatusReport) -> Table {
     table
 }
 
-fn gateways(report: &StatusReport) -> Table {
-    let mut table = Table::new(["GATEWAY", "DOMAIN", "LISTENER", "ADDRESSES", "ROUTES", "CONDITIONS"]);
-    for gateway in &report.gateways {
+fn gateways(title: &'static str, reports: &[GatewayReport]) -> Table {
+    let mut table = Table::new([title, "DOMAIN", "LISTENER", "ADDRESSES", "ROUTES", "CONDITIONS"]);
+    for gateway in reports {
         let addresses = gateway.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let domain = gateway.domain.clone().unwrap_or_else(|| "-".to_owned());
         table.push([gateway.name.clone(), domain, String::new(), addresses, String::new(), show(&gateway.conditions)]);

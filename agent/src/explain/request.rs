@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use http::Method;
-use tidegate_model::{BackendTarget, Model, Rule};
+use tidegate_model::{BackendTarget, ListenerKey, Model, Rule};
 use tidegate_proxy::{
     balance::Prng,
     certificates::TlsContext,
@@ -84,10 +84,18 @@ fn to_head(asked: &RequestQuestion) -> Result<RequestHead, String> {
 fn listener_step(listener: &ListenerState) -> Step {
     let hostname = listener.source.hostname.as_ref().map_or("every host name".to_owned(), ToString::to_string);
     Step::new("listener", format!("taken by listener {}", listener.key.name)).by(
-        format!("Gateway/{}", listener.key.gateway),
+        holder(&listener.key),
         format!("spec.listeners[{}].hostname", listener.key.name),
         hostname,
     )
+}
+
+/// The object that a listener stands in.
+fn holder(listener: &ListenerKey) -> String {
+    match &listener.set {
+        None => format!("Gateway/{}", listener.gateway),
+        Some(set) => format!("ListenerSet/{set}"),
+    }
 }
 
 fn rule_step(rule: &CompiledRule) -> Step {
@@ -115,11 +123,9 @@ fn response_step(response: &LocalResponse) -> Step {
                 if field == "backendRefs" { show_backends(&rule.source) } else { String::new() },
             )
         }
-        (None, Some(listener)) => step.by(
-            format!("Gateway/{}", listener.key.gateway),
-            format!("spec.listeners[{}]", listener.key.name),
-            "no attached rule matches",
-        ),
+        (None, Some(listener)) => {
+            step.by(holder(&listener.key), format!("spec.listeners[{}]", listener.key.name), "no attached rule matches")
+        }
         (None, None) => step,
     };
     if response.status >= 400 { step.denial() } else { step }

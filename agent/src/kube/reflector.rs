@@ -44,6 +44,8 @@ pub struct Target {
     pub namespace: Option<String>,
     /// Only the object of this name.
     pub name: Option<String>,
+    /// Only the objects that have this label.
+    pub label: Option<&'static str>,
     /// Whether only metadata is asked for.
     pub is_metadata_only: bool,
 }
@@ -70,7 +72,12 @@ pub enum Update<T> {
 impl Target {
     /// All objects of a resource.
     pub fn all(resource: Resource) -> Self {
-        Self { resource, namespace: None, name: None, is_metadata_only: false }
+        Self { resource, namespace: None, name: None, label: None, is_metadata_only: false }
+    }
+
+    /// The same, of those only that have a label, whatever its value.
+    pub fn labelled(self, label: &'static str) -> Self {
+        Self { label: Some(label), ..self }
     }
 
     fn request(&self) -> Request {
@@ -207,6 +214,7 @@ impl<T, M, R: Fn(Value) -> T, W: Fn(Update<T>) -> M> Reflector<R, W, M> {
                 limit: Some(PAGE),
                 continue_token: next.take(),
                 field_selector: self.target.field_selector(),
+                label_selector: self.target.label.map(str::to_owned),
                 ..ListParams::default()
             };
             let request = self.target.request();
@@ -235,6 +243,7 @@ impl<T, M, R: Fn(Value) -> T, W: Fn(Update<T>) -> M> Reflector<R, W, M> {
         let params = WatchParams {
             timeout: Some(seconds as u32),
             field_selector: self.target.field_selector(),
+            label_selector: self.target.label.map(str::to_owned),
             ..WatchParams::default()
         };
         let request = self.target.request();

@@ -35,11 +35,9 @@ pub fn find_desired(state: &State, nodes: &Nodes, object: &ObjectRef) -> Option<
     let generation = status.and_then(generation_of);
     let plain = |status| Desired { status, generation, is_pending: false };
     match object.kind {
-        Kind::Gateway => Some(describe_gateway(object, status?, translator.find_place(&object.name).as_ref(), nodes)),
-        Kind::ListenerSet => Some(plain(json!({
-            "conditions": conditions(&status?.conditions),
-            "listeners": listeners(&status?.listeners),
-        }))),
+        Kind::Gateway | Kind::ListenerSet => {
+            Some(describe_gateway(object, status?, translator.find_place(object).as_ref(), nodes))
+        }
         Kind::GatewayClass => Some(plain(json!({
             "conditions": conditions(&status?.conditions),
             "supportedFeatures": SUPPORTED_FEATURES.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
@@ -63,9 +61,10 @@ fn generation_of(status: &ObjectStatus) -> Option<i64> {
     status.conditions.iter().chain(of_parents).find_map(|condition| condition.observed_generation)
 }
 
+/// Describes a Gateway or a ListenerSet.
 fn describe_gateway(object: &ObjectRef, status: &ObjectStatus, place: Option<&Place>, nodes: &Nodes) -> Desired {
     let generation = generation_of(status);
-    let verdict = place.map(|place| nodes.judge(&place.domain, &object.name, generation.unwrap_or_default()));
+    let verdict = place.map(|place| nodes.judge(&place.domain, object, generation.unwrap_or_default()));
     let pending = place.zip(verdict.as_ref()).and_then(|(place, verdict)| verdict.pending(&place.domain));
     let judge = |found: &Condition, reason: Option<&String>| {
         // The translation speaks for this node alone, and `Pending` is how it says that another one may serve it.
@@ -89,23 +88,20 @@ fn describe_gateway(object: &ObjectRef, status: &ObjectStatus, place: Option<&Pl
     let conditions: Vec<_> = status.conditions.iter().map(|found| judge(found, pending.as_ref())).collect();
     let is_servable =
         |found: &Condition| found.type_ == condition::PROGRAMMED && (found.status || found.reason == "Pending");
+    let mut described = json!({
+        "conditions": conditions,
+        "listeners": status.listeners.iter().map(describe_listener).collect::<Vec<_>>(),
+    });
+    if object.kind == Kind::Gateway {
+        let shown = addresses.iter().take(MAX_ADDRESSES);
+        described["addresses"] = shown.map(|address| json!({"type": "IPAddress", "value": address})).collect();
+        described["attachedListenerSets"] = json!(status.attached_listener_sets.unwrap_or_default());
+    }
     Desired {
         generation,
         is_pending: pending.is_some() && status.conditions.iter().any(is_servable),
-        status: json!({
-            "addresses": addresses
-                .iter()
-                .take(MAX_ADDRESSES)
-                .map(|address| json!({"type": "IPAddress", "value": address}))
-                .collect::<Vec<_>>(),
-            "conditions": conditions,
-            "listeners": status.listeners.iter().map(describe_listener).collect::<Vec<_>>(),
-        }),
+        status: described,
     }
-}
-
-fn listeners(listeners: &[ListenerStatus]) -> Vec<Value> {
-    listeners.iter().map(|listener| listener_json(listener, conditions(&listener.conditions))).collect()
 }
 
 fn listener_json(listener: &ListenerStatus, conditions: Value) -> Value {

@@ -2,9 +2,10 @@
 //!
 //! Each agent reports on its own node ([`report`]). The one that holds the Lease ([`lease`]) makes of its own
 //! translation and of all reports what is to be said of each object ([`desired`]) and writes it where it differs from
-//! what stands there ([`writer`]). The others know as much and wait; nothing is lost when the holder dies.
+//! what stands there ([`writer`]); it also makes a Service of each Gateway ([`infrastructure`]). The others know as much and wait; nothing is lost when the holder dies.
 
 pub mod desired;
+pub mod infrastructure;
 pub mod lease;
 pub mod nodes;
 pub mod normal;
@@ -32,8 +33,9 @@ pub struct Setup {
     pub client: Client,
     /// Every version of each object whose status is written.
     pub seen: mpsc::UnboundedReceiver<Seen>,
-    /// Objects about which the translation says something else now; the same for who reports and who writes.
-    pub changed: [mpsc::UnboundedReceiver<Vec<ObjectRef>>; 2],
+    /// Objects about which the translation says something else now; the same for who reports, who writes status and who
+    /// writes infrastructure.
+    pub changed: [mpsc::UnboundedReceiver<Vec<ObjectRef>>; 3],
     /// Turns true when this agent stops in good order: the Lease and the report are given back then.
     pub stop: watch::Receiver<bool>,
 }
@@ -47,12 +49,13 @@ pub async fn run(setup: Setup) {
     let identity = format!("{}_{:08x}", state.node, (jitter() * f64::from(u32::MAX)) as u32);
     let (leading, is_leader) = watch::channel(None);
     let elect = lease::run(client.clone(), lease::Names { name, identity }, leading, stop.clone());
-    let [to_report, to_write] = changed;
+    let [to_report, to_write, to_infrastructure] = changed;
     let report = report::run(state.clone(), client.clone(), to_report, stop.clone());
+    let infrastructure = infrastructure::run(state.clone(), client.clone(), to_infrastructure, is_leader.clone());
     let write = writer::run(state.clone(), client, seen, to_write, is_leader);
-    // The writer has no end of its own.
+    // The writers have no end of their own.
     tokio::select! {
         _ = async { tokio::join!(elect, report) } => {}
-        () = write => {}
+        _ = async { tokio::join!(write, infrastructure) } => {}
     }
 }

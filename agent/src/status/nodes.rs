@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde_json::Value;
-use tidegate_gateway_api::api::{DomainNode, DomainReport, NodeReportSpec};
-use tidegate_model::{DomainName, ObjectName};
+use tidegate_gateway_api::{
+    Kind, ObjectRef,
+    api::{DomainNode, DomainReport, NodeReportSpec, NotProgrammed},
+};
+use tidegate_model::DomainName;
 use tokio::time::Instant;
 
 use super::report::RENEW;
@@ -41,7 +44,7 @@ pub fn read_report(mut value: Value) -> Report {
     (name, version, serde_json::from_value(value["spec"].take()).unwrap_or_default())
 }
 
-/// Whether the nodes that serve a Gateway have applied it.
+/// Whether the nodes that serve a Gateway or a ListenerSet have applied it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// How many nodes serve it.
@@ -90,16 +93,22 @@ impl Nodes {
         })
     }
 
-    /// Whether the nodes that serve a domain have applied a generation of one of its Gateways.
-    pub fn judge(&self, domain: &DomainName, gateway: &ObjectName, generation: i64) -> Verdict {
-        let gateway = gateway.to_string();
+    /// Whether the nodes that serve a domain have applied a generation of one of its Gateways or ListenerSets.
+    pub fn judge(&self, domain: &DomainName, object: &ObjectRef, generation: i64) -> Verdict {
+        let is_set = object.kind == Kind::ListenerSet;
+        let name = object.name.to_string();
         let mut verdict = Verdict::default();
         for (node, spec, _) in self.serving(domain) {
             verdict.nodes += 1;
-            if spec.gateways.get(&gateway).is_none_or(|applied| *applied < generation) {
+            let applied = if is_set { &spec.listener_sets } else { &spec.gateways };
+            if applied.get(&name).is_none_or(|applied| *applied < generation) {
                 verdict.lacking.push(node.to_owned());
             }
-            for listener in spec.not_programmed.iter().filter(|listener| listener.gateway == gateway) {
+            let is_own = |listener: &&NotProgrammed| match &listener.listener_set {
+                Some(set) => is_set && *set == name,
+                None => !is_set && listener.gateway == name,
+            };
+            for listener in spec.not_programmed.iter().filter(is_own) {
                 let message = || format!("node {node}: {}", listener.message);
                 verdict.listeners.entry(listener.listener.clone()).or_insert_with(message);
             }
@@ -154,6 +163,8 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_model::ObjectName;
+
     use super::*;
 
     fn report(domain: &str, gateways: &[(&str, i64)], address: &str) -> NodeReportSpec {
@@ -167,7 +178,8 @@ mod tests {
 
     #[test]
     fn a_gateway_is_programmed_when_every_node_of_its_domain_has_it() {
-        let (public, gateway) = (DomainName::new("public"), ObjectName::new("shop", "gw"));
+        let public = DomainName::new("public");
+        let gateway = ObjectRef::new(Kind::Gateway, ObjectName::new("shop", "gw"));
         let mut nodes = Nodes::default();
         assert!(nodes.judge(&public, &gateway, 1).pending(&public).is_some(), "nobody has reported");
         let put = |nodes: &mut Nodes, name: &str, spec| nodes.take(Update::Put((name.to_owned(), String::new(), spec)));
@@ -183,5 +195,27 @@ mod tests {
         nodes.take(Update::Page(vec![("a".to_owned(), String::new(), report("public", &[], "10.0.0.1"))]));
         nodes.take(Update::Synced);
         assert_eq!(nodes.domain(&public).len(), 1, "b was not in the list");
+    }
+
+    #[test]
+    fn a_set_and_a_gateway_of_one_name_are_judged_apart() {
+        let public = DomainName::new("public");
+        let of = |kind| ObjectRef::new(kind, ObjectName::new("shop", "gw"));
+        let mut spec = report("public", &[("shop/gw", 2)], "10.0.0.1");
+        spec.listener_sets = [("shop/gw".to_owned(), 1)].into();
+        let not_programmed = |listener_set: Option<&str>, listener: &str| NotProgrammed {
+            gateway: "shop/gw".to_owned(),
+            listener_set: listener_set.map(str::to_owned),
+            listener: listener.to_owned(),
+            message: "no such address".to_owned(),
+        };
+        spec.not_programmed = vec![not_programmed(None, "own"), not_programmed(Some("shop/gw"), "added")];
+        let mut nodes = Nodes::default();
+        nodes.take(Update::Put(("a".to_owned(), String::new(), spec)));
+        let gateway = nodes.judge(&public, &of(Kind::Gateway), 2);
+        let set = nodes.judge(&public, &of(Kind::ListenerSet), 2);
+        assert!(gateway.lacking.is_empty() && set.lacking == ["a"]);
+        assert_eq!(gateway.listeners.into_keys().collect::<Vec<_>>(), ["own"]);
+        assert_eq!(set.listeners.into_keys().collect::<Vec<_>>(), ["added"]);
     }
 }

@@ -79,6 +79,7 @@ pub fn normalize(kind: Kind, controllers: &[String], status: &Value) -> Value {
                 })
                 .collect();
             normal.insert("listeners".to_owned(), json!(listeners));
+            normal.insert("sets".to_owned(), json!(status["attachedListenerSets"].as_i64().unwrap_or_default()));
         }
         Kind::GatewayClass => {
             let features = status["supportedFeatures"].as_array().into_iter().flatten();

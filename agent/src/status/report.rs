@@ -1,6 +1,6 @@
 //! What this node has applied, written into its NodeReport when it changes and from time to time to say that it lives.
 //!
-//! A Gateway counts as applied once kernel and worker have the generation of the model that it was translated into. The
+//! A Gateway or a ListenerSet counts as applied once kernel and worker have the generation of the model that it was translated into. The
 //! model's own generations are not reported: they count on each node by itself.
 
 use std::{collections::BTreeMap, rc::Rc};
@@ -119,41 +119,40 @@ async fn write(client: &Client, state: &State, spec: &NodeReportSpec) -> Result<
     Ok(())
 }
 
-/// Which generation of each Gateway is applied on this node.
+/// Which generation of each Gateway and ListenerSet is applied on this node.
 #[derive(Debug, Default)]
 struct AppliedGateways {
-    pending: BTreeMap<ObjectName, Pending>,
-    applied: BTreeMap<ObjectName, i64>,
+    pending: BTreeMap<ObjectRef, Pending>,
+    applied: BTreeMap<ObjectRef, i64>,
 }
 
 #[derive(Debug)]
 struct Pending {
     generation: i64,
     domain: DomainName,
-    /// Generation of the model that the Gateway was translated into.
+    /// Generation of the model that the object was translated into.
     model: Generation,
 }
 
 impl AppliedGateways {
-    /// Something else is said of an object: a Gateway may have to be applied anew.
+    /// Something else is said of an object: a Gateway or a ListenerSet may have to be applied anew.
     fn note(&mut self, state: &State, reference: &ObjectRef) {
-        if reference.kind != Kind::Gateway {
+        if !matches!(reference.kind, Kind::Gateway | Kind::ListenerSet) {
             return;
         }
-        let name = &reference.name;
         let translator = state.translator.borrow();
-        let place = translator.find_place(name);
+        let place = translator.find_place(reference);
         let model = place.as_ref().and_then(|place| translator.model(&place.domain));
         let status = translator.find_status(reference);
         let (Some(place), Some(model), Some(status)) = (place, model, status) else {
-            self.pending.remove(name);
-            self.applied.remove(name);
+            self.pending.remove(reference);
+            self.applied.remove(reference);
             return;
         };
         let generation = judged_generation(status).unwrap_or_default();
-        if self.applied.get(name) != Some(&generation) {
+        if self.applied.get(reference) != Some(&generation) {
             let pending = Pending { generation, domain: place.domain, model: model.generation };
-            self.pending.insert(name.clone(), pending);
+            self.pending.insert(reference.clone(), pending);
         }
     }
 
@@ -176,11 +175,16 @@ impl AppliedGateways {
     fn to_spec(&self, state: &State) -> NodeReportSpec {
         let domains = state.domains.borrow();
         let translator = state.translator.borrow();
+        let applied_of = |kind: Kind| {
+            let own = self.applied.iter().filter(move |(reference, _)| reference.kind == kind);
+            own.map(|(reference, generation)| (reference.name.to_string(), *generation)).collect()
+        };
         let mut spec = NodeReportSpec {
             renew_time: None,
             version: crate::cli::VERSION.to_owned(),
             addresses: translator.node_addresses().iter().map(ToString::to_string).collect(),
-            gateways: self.applied.iter().map(|(name, generation)| (name.to_string(), *generation)).collect(),
+            gateways: applied_of(Kind::Gateway),
+            listener_sets: applied_of(Kind::ListenerSet),
             ..NodeReportSpec::default()
         };
         for (name, domain) in domains.iter() {
@@ -204,6 +208,7 @@ impl AppliedGateways {
                 let reason = listener.frontends.iter().find_map(|frontend| domain.unreachable.get(frontend));
                 spec.not_programmed.extend(reason.map(|reason| NotProgrammed {
                     gateway: key.gateway.to_string(),
+                    listener_set: key.set.as_ref().map(ToString::to_string),
                     listener: key.name.to_string(),
                     message: bounded(std::slice::from_ref(reason)).concat(),
                 }));

@@ -152,7 +152,8 @@ impl Writer {
     }
 
     fn mark_what_nodes_decide(&mut self) {
-        let is_decided = |object: &&ObjectRef| matches!(object.kind, Kind::Gateway | Kind::TrafficDomain);
+        let is_decided =
+            |object: &&ObjectRef| matches!(object.kind, Kind::Gateway | Kind::ListenerSet | Kind::TrafficDomain);
         self.dirty.extend(self.subjects.keys().filter(is_decided).cloned());
     }
 

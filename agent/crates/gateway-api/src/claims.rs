@@ -4,10 +4,7 @@
 //! different host names then live side by side; of others the older Gateway's (then the first by name) is served. A claim
 //! holds as long as the listener's own text is valid, so a certificate that breaks does not hand its name to another.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_model::{DomainName, FrontendKey, Hostname, ListenerKey, ObjectName, Protocol};
 
@@ -16,13 +13,13 @@ use crate::status::Problem;
 /// What one listener claims of a frontend.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Claim {
-    pub(crate) listener: Arc<str>,
+    pub(crate) listener: ListenerKey,
     pub(crate) domain: DomainName,
     pub(crate) protocol: Protocol,
     pub(crate) hostname: Option<Hostname>,
 }
 
-/// Order in which Gateways are heard.
+/// Order in which Gateways are heard. The claims of each are in the order of its own listeners, then of its ListenerSets.
 type Seniority = (i64, ObjectName);
 
 /// All claims, with the listeners that lost.
@@ -107,12 +104,11 @@ fn find_losers(frontend: FrontendKey, claimants: &BTreeMap<Seniority, Vec<Claim>
                     hostnames.insert(&claim.hostname, gateway);
                 }
                 Some((reason, winner, how)) => {
-                    let key = ListenerKey { gateway: gateway.clone(), name: claim.listener.clone() };
                     let message = format!(
                         "listener {:?}: Gateway/{winner}, which is older, serves {frontend} {how}: change the port, the host name or spec.addresses",
-                        claim.listener
+                        &*claim.listener.name
                     );
-                    losers.insert(key, Problem::new(reason, message));
+                    losers.insert(claim.listener.clone(), Problem::new(reason, message));
                 }
             }
         }

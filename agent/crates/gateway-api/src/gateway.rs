@@ -6,12 +6,14 @@ use tidegate_model::{DomainName, ListenerKey, ObjectName};
 
 use crate::{
     addresses::Families,
-    attach::GatewayView,
+    attach::ParentView,
+    conflicts::find_conflicts,
     generated::{
         common::SecretObjectReference,
         gateway::{Gateway, GatewaySpec},
     },
-    listener::{ListenerDraft, read_listeners},
+    listener::{ListenerDraft, read_listeners, refuse_client_validation},
+    namespaces::AllowedNamespaces,
     object::created_at,
     status::{Condition, Conditions, ListenerStatus, ObjectStatus, Problem, condition},
 };
@@ -26,7 +28,13 @@ pub(crate) enum AddressWish {
     Any(Families),
     /// These and no others.
     These(Vec<IpAddr>),
+    /// Something that no address here can be.
+    Impossible(Problem),
 }
+
+/// Reason of a Gateway that can have no address of those that it asks for, or for which the pool has none left; the latter
+/// are asked again when one is given back.
+pub(crate) const NOT_ASSIGNED: &str = "AddressNotAssigned";
 
 /// A Gateway as it was read, before addresses are given and others are looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +45,8 @@ pub(crate) struct GatewayDraft {
     pub(crate) rejection: Option<Problem>,
     pub(crate) wish: AddressWish,
     pub(crate) listeners: Vec<ListenerDraft>,
+    /// Whose ListenerSets it takes.
+    pub(crate) allowed_sets: AllowedNamespaces,
     unenforced: Vec<String>,
 }
 
@@ -47,8 +57,12 @@ pub(crate) fn read_gateway(
 ) -> GatewayDraft {
     let spec = &gateway.spec;
     let mut unenforced = find_unenforced(spec);
-    let listeners = read_listeners(spec, find_secret_name, &mut unenforced);
-    let (wish, address_problem) = read_wish(spec, &mut unenforced);
+    let mut listeners = read_listeners(&spec.listeners, find_secret_name, &mut unenforced);
+    refuse_client_validation(spec, &mut listeners);
+    find_conflicts(&mut listeners);
+    let (allowed_sets, sets_problem) = AllowedNamespaces::read_for_sets(spec.allowed_listeners.as_ref());
+    unenforced.extend(sets_problem.map(|problem| problem.message));
+    let (wish, address_problem) = read_wish(spec);
     let parameters = spec.infrastructure.as_ref().and_then(|infrastructure| infrastructure.parameters_ref.as_ref());
     let rejection = parameters.map(|parameters| {
         Problem::new(
@@ -65,6 +79,7 @@ pub(crate) fn read_gateway(
         rejection: rejection.or(address_problem),
         wish,
         listeners,
+        allowed_sets,
         unenforced,
     }
 }
@@ -74,22 +89,26 @@ fn find_unenforced(spec: &GatewaySpec) -> Vec<String> {
     if spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
         fields.push("spec.tls.backend is not enforced yet: no certificate is shown to backends".to_owned());
     }
-    if spec.allowed_listeners.is_some() {
-        fields.push("spec.allowedListeners is not enforced yet: ListenerSets are not served".to_owned());
-    }
     if spec.default_scope.is_some() {
         fields.push("spec.defaultScope is not enforced yet: name the Gateway in the routes' parentRefs".to_owned());
     }
     fields
 }
 
-fn read_wish(spec: &GatewaySpec, unenforced: &mut Vec<String>) -> (AddressWish, Option<Problem>) {
+fn read_wish(spec: &GatewaySpec) -> (AddressWish, Option<Problem>) {
     let mut these = Vec::new();
     let mut any = false;
+    let mut impossible = None;
     for (index, address) in spec.addresses.iter().flatten().enumerate() {
         let field = format!("spec.addresses[{index}]");
-        if address.routability.is_some() {
-            unenforced.push(format!("{field}.routability is not enforced yet"));
+        // Who asks for an address of the cluster alone must not be given one that others reach (GEP-5093).
+        if let Some(routability) = address.routability.as_deref().filter(|text| !text.is_empty()) {
+            impossible.get_or_insert_with(|| {
+                let message = format!(
+                    "{field}.routability: no address of routability {routability:?} can be given: remove it to take one of the domain's"
+                );
+                Problem::new(NOT_ASSIGNED, message)
+            });
         }
         let type_ = address.r#type.as_deref().unwrap_or("IPAddress");
         let value = address.value.as_deref().filter(|value| !value.is_empty());
@@ -114,6 +133,9 @@ fn read_wish(spec: &GatewaySpec, unenforced: &mut Vec<String>) -> (AddressWish, 
             return (AddressWish::These(Vec::new()), Some(Problem::new("UnsupportedAddress", message)));
         }
     }
+    if let Some(problem) = impossible {
+        return (AddressWish::Impossible(problem), None);
+    }
     match (these.is_empty(), any) {
         (true, _) => (AddressWish::Any(Families { v4: true, v6: true }), None),
         (false, false) => (AddressWish::These(these), None),
@@ -131,16 +153,17 @@ fn read_wish(spec: &GatewaySpec, unenforced: &mut Vec<String>) -> (AddressWish, 
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayState {
     pub(crate) draft: Arc<GatewayDraft>,
-    pub(crate) controller: Arc<str>,
     /// Domain of its class, or why there is none.
     pub(crate) domain: Result<DomainName, Problem>,
     /// Addresses, or why it has none. Empty when it is not accepted.
     pub(crate) addresses: Result<Vec<IpAddr>, Problem>,
     /// Whether the addresses are the domain's alone.
     pub(crate) owns_addresses: bool,
-    pub(crate) view: Arc<GatewayView>,
+    pub(crate) view: Arc<ParentView>,
     /// What each listener came to, in the order of `draft.listeners`.
     pub(crate) outcomes: Vec<ListenerOutcome>,
+    /// The ListenerSets that it takes, in the order of precedence.
+    pub(crate) sets: Arc<Vec<ObjectName>>,
 }
 
 /// What a listener came to.
@@ -150,8 +173,26 @@ pub(crate) struct ListenerOutcome {
     pub(crate) lost: Option<Problem>,
     /// What is wrong with its certificates.
     pub(crate) refs_problem: Option<Problem>,
+    /// Whether something could be served with it, given an address.
+    pub(crate) is_usable: bool,
     /// Whether it is served where its domain is.
     pub(crate) is_served: bool,
+}
+
+impl ListenerOutcome {
+    /// Whether anything is wrong with a listener, though it may be served all the same.
+    pub(crate) fn is_faulty(&self, draft: &ListenerDraft) -> bool {
+        !draft.is_valid() || self.lost.is_some() || self.refs_problem.is_some()
+    }
+}
+
+/// What a Gateway's ListenerSets add to what is said of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SetsSummary {
+    /// Sets that are accepted.
+    pub(crate) attached: u32,
+    /// Listeners of theirs that are served where the domain is.
+    pub(crate) served: usize,
 }
 
 impl GatewayState {
@@ -161,40 +202,28 @@ impl GatewayState {
     }
 
     /// The status, with `attached` telling how many routes each listener has.
-    pub(crate) fn status(&self, name: &ObjectName, attached: &dyn Fn(&ListenerKey) -> u32) -> ObjectStatus {
+    pub(crate) fn status(
+        &self,
+        name: &ObjectName,
+        sets: SetsSummary,
+        attached: &dyn Fn(&ListenerKey) -> u32,
+    ) -> ObjectStatus {
         let generation = self.draft.generation;
-        let listeners: Vec<_> = self
-            .draft
-            .listeners
-            .iter()
-            .zip(&self.outcomes)
-            .map(|(draft, outcome)| {
-                let key = ListenerKey { gateway: name.clone(), name: draft.name.clone() };
-                ListenerStatus {
-                    name: draft.name.clone(),
-                    supported_kinds: draft.kinds.clone(),
-                    attached_routes: if draft.is_duplicate { 0 } else { attached(&key) },
-                    conditions: self.listener_conditions(draft, outcome),
-                }
-            })
-            .collect();
+        let drafts = &self.draft.listeners;
+        let key_of = |draft: &ListenerDraft| ListenerKey::of_gateway(name.clone(), draft.name.clone());
+        let listeners = judge_listeners(self, generation, drafts, &self.outcomes, &key_of, attached);
         let mut conditions = Conditions::new(generation);
-        let faulty: BTreeSet<_> = self
-            .draft
-            .listeners
-            .iter()
-            .zip(&self.outcomes)
-            .filter(|(draft, outcome)| !draft.is_valid() || outcome.lost.is_some() || outcome.refs_problem.is_some())
-            .map(|(draft, _)| &*draft.name)
-            .collect();
-        let valid = self.draft.listeners.iter().filter(|draft| draft.is_valid()).count();
-        let served = self.outcomes.iter().filter(|outcome| outcome.is_served).count();
+        let pairs = drafts.iter().zip(&self.outcomes);
+        let faulty: BTreeSet<_> =
+            pairs.filter(|(draft, outcome)| outcome.is_faulty(draft)).map(|(draft, _)| &*draft.name).collect();
+        let has_valid = sets.attached > 0 || drafts.iter().any(ListenerDraft::is_valid);
+        let served = sets.served + self.outcomes.iter().filter(|outcome| outcome.is_served).count();
         let named = faulty.iter().copied().collect::<Vec<_>>().join(", ");
         match self.rejection() {
             Some(problem) => {
                 conditions.push(condition::ACCEPTED, false, problem.reason, &*problem.message);
             }
-            None if valid == 0 => {
+            None if !has_valid => {
                 let message = format!("no listener is valid ({named}): see the listeners' conditions");
                 conditions.push(condition::ACCEPTED, false, "ListenersNotValid", message);
             }
@@ -206,26 +235,13 @@ impl GatewayState {
                 conditions.push(condition::ACCEPTED, true, "Accepted", "");
             }
         }
-        match &self.addresses {
-            _ if self.rejection().is_some() => {
+        match self.rejection() {
+            Some(_) => {
                 conditions.push(condition::PROGRAMMED, false, "Invalid", "the Gateway is not accepted");
             }
-            Err(problem) => {
-                conditions.push(condition::PROGRAMMED, false, problem.reason, &*problem.message);
-            }
-            Ok(_) if served == 0 => {
-                conditions.push(
-                    condition::PROGRAMMED,
-                    false,
-                    "Invalid",
-                    "no listener is served: see the listeners' conditions",
-                );
-            }
-            Ok(_) if !self.view.is_here => {
-                conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE);
-            }
-            Ok(_) => {
-                conditions.push(condition::PROGRAMMED, true, "Programmed", "");
+            None => {
+                let reason = self.addresses.as_ref().err().map_or("Invalid", |problem| problem.reason);
+                self.push_programmed(&mut conditions, served, reason);
             }
         }
         conditions.enforced(&self.draft.unenforced);
@@ -233,33 +249,73 @@ impl GatewayState {
             conditions: conditions.into_list(),
             addresses: self.addresses.as_ref().ok().filter(|_| self.rejection().is_none()).cloned().unwrap_or_default(),
             listeners,
+            attached_listener_sets: Some(if self.rejection().is_none() { sets.attached } else { 0 }),
             parents: Vec::new(),
         }
     }
 
-    fn listener_conditions(&self, draft: &ListenerDraft, outcome: &ListenerOutcome) -> Vec<Condition> {
-        let mut conditions = Conditions::new(self.draft.generation);
-        let conflict = draft.conflict.as_ref().or(outcome.lost.as_ref());
-        let rejection = draft.rejection.as_ref().or(conflict);
-        conditions.judge(condition::ACCEPTED, "Accepted", rejection);
-        let refs_problem = draft.kinds_problem.as_ref().or(outcome.refs_problem.as_ref());
-        conditions.judge(condition::RESOLVED_REFS, "ResolvedRefs", refs_problem);
-        match conflict {
-            None => conditions.push(condition::CONFLICTED, false, "NoConflicts", ""),
-            Some(problem) => conditions.push(condition::CONFLICTED, true, problem.reason, &*problem.message),
+    /// Says whether an accepted object with so many served listeners is programmed. `no_address` is the reason when the
+    /// Gateway has no address.
+    pub(crate) fn push_programmed(&self, conditions: &mut Conditions, served: usize, no_address: &'static str) {
+        match &self.addresses {
+            Err(problem) => conditions.push(condition::PROGRAMMED, false, no_address, &*problem.message),
+            Ok(_) if served == 0 => {
+                let message = "no listener is served: see the listeners' conditions";
+                conditions.push(condition::PROGRAMMED, false, "Invalid", message)
+            }
+            Ok(_) if !self.view.is_here => conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE),
+            Ok(_) => conditions.push(condition::PROGRAMMED, true, "Programmed", ""),
         };
-        let cause = rejection.or(refs_problem).or(self.rejection()).or(self.addresses.as_ref().err());
-        match cause {
-            _ if outcome.is_served && self.view.is_here => {
-                conditions.push(condition::PROGRAMMED, true, "Programmed", "");
-            }
-            Some(problem) if !outcome.is_served => {
-                conditions.push(condition::PROGRAMMED, false, "Invalid", &*problem.message);
-            }
-            _ => {
-                conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE);
-            }
-        }
-        conditions.into_list()
     }
+}
+
+/// What is said of the listeners of a Gateway, or of one of its sets.
+pub(crate) fn judge_listeners(
+    gateway: &GatewayState,
+    generation: Option<i64>,
+    drafts: &[ListenerDraft],
+    outcomes: &[ListenerOutcome],
+    key_of: &dyn Fn(&ListenerDraft) -> ListenerKey,
+    attached: &dyn Fn(&ListenerKey) -> u32,
+) -> Vec<ListenerStatus> {
+    let pairs = drafts.iter().zip(outcomes);
+    let listeners = pairs.map(|(draft, outcome)| ListenerStatus {
+        name: draft.name.clone(),
+        supported_kinds: draft.kinds.clone(),
+        attached_routes: if draft.is_duplicate { 0 } else { attached(&key_of(draft)) },
+        conditions: listener_conditions(gateway, generation, draft, outcome),
+    });
+    listeners.collect()
+}
+
+fn listener_conditions(
+    gateway: &GatewayState,
+    generation: Option<i64>,
+    draft: &ListenerDraft,
+    outcome: &ListenerOutcome,
+) -> Vec<Condition> {
+    let mut conditions = Conditions::new(generation);
+    let conflict = draft.conflict.as_ref().or(outcome.lost.as_ref());
+    let rejection = conflict.or(draft.rejection.as_ref());
+    conditions.judge(condition::ACCEPTED, "Accepted", rejection);
+    let refs_problem = draft.kinds_problem.as_ref().or(outcome.refs_problem.as_ref());
+    conditions.judge(condition::RESOLVED_REFS, "ResolvedRefs", refs_problem);
+    match conflict {
+        None => conditions.push(condition::CONFLICTED, false, "NoConflicts", ""),
+        Some(problem) => conditions.push(condition::CONFLICTED, true, problem.reason, &*problem.message),
+    };
+    let cause = rejection.or(refs_problem).or(gateway.rejection()).or(gateway.addresses.as_ref().err());
+    match cause {
+        _ if outcome.is_served && gateway.view.is_here => {
+            conditions.push(condition::PROGRAMMED, true, "Programmed", "");
+        }
+        Some(problem) if !outcome.is_served => {
+            let reason = conflict.map_or("Invalid", |conflict| conflict.reason);
+            conditions.push(condition::PROGRAMMED, false, reason, &*problem.message);
+        }
+        _ => {
+            conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE);
+        }
+    }
+    conditions.into_list()
 }

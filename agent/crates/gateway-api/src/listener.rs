@@ -1,13 +1,11 @@
-//! Listeners of a Gateway: what each asks for, whether this version serves it, and which are at odds with each other.
+//! Listeners of a Gateway or a ListenerSet: what each asks for, and whether this version serves it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_model::{Hostname, ObjectName, Protocol};
 
 use crate::{
+    conflicts::Family,
     generated::{
         common::{Listener, SecretObjectReference, TlsMode},
         gateway::GatewaySpec,
@@ -26,16 +24,18 @@ pub(crate) struct ListenerDraft {
     pub(crate) name: Arc<str>,
     /// Index in `spec.listeners`.
     pub(crate) index: usize,
-    /// As written; a port that is none is a rejection.
+    /// As written; a port that is none is 0 and a rejection.
     pub(crate) port: u16,
+    /// `None` when the protocol or the host name says nothing that could be compared with other listeners.
+    pub(crate) family: Option<Family>,
     /// `None` when the protocol is not served.
     pub(crate) protocol: Option<Protocol>,
     pub(crate) hostname: Option<Hostname>,
     /// Why the listener is not accepted.
     pub(crate) rejection: Option<Problem>,
-    /// Another listener of the Gateway that it cannot be told from.
+    /// A listener of the same Gateway that it cannot be told from.
     pub(crate) conflict: Option<Problem>,
-    /// Whether an earlier listener of the Gateway has its name: it is then only a line in the status.
+    /// Whether an earlier listener of the same object has its name: it is then only a line in the status.
     pub(crate) is_duplicate: bool,
     pub(crate) kinds: Vec<&'static str>,
     pub(crate) kinds_problem: Option<Problem>,
@@ -51,37 +51,37 @@ impl ListenerDraft {
     }
 }
 
-/// Reads all listeners of a Gateway. `find_secret_name` says which Secret a reference leads to, by its grants.
+/// Reads all listeners of an object. `find_secret_name` says which Secret a reference leads to, by its grants.
 pub(crate) fn read_listeners(
-    spec: &GatewaySpec,
+    listeners: &[Listener],
     find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
     unenforced: &mut Vec<String>,
 ) -> Vec<ListenerDraft> {
     let mut names = BTreeSet::new();
-    let mut drafts: Vec<_> = spec
-        .listeners
-        .iter()
-        .enumerate()
-        .map(|(index, listener)| {
-            let mut draft = read_listener(index, listener, find_secret_name, unenforced);
-            if draft.rejection.is_none() && draft.protocol == Some(Protocol::Https) {
-                draft.rejection = find_client_validation(spec, draft.port);
-            }
-            if !names.insert(listener.name.as_str()) {
-                draft.is_duplicate = true;
-                draft.rejection = Some(Problem::new(
-                    "Invalid",
-                    format!(
-                        "spec.listeners[{index}].name: {:?} is the name of an earlier listener: give each its own",
-                        listener.name
-                    ),
-                ));
-            }
-            draft
-        })
-        .collect();
-    find_conflicts(spec, &mut drafts);
-    drafts
+    let drafts = listeners.iter().enumerate().map(|(index, listener)| {
+        let mut draft = read_listener(index, listener, find_secret_name, unenforced);
+        if !names.insert(listener.name.as_str()) {
+            draft.is_duplicate = true;
+            draft.rejection = Some(Problem::new(
+                "Invalid",
+                format!(
+                    "spec.listeners[{index}].name: {:?} is the name of an earlier listener: give each its own",
+                    listener.name
+                ),
+            ));
+        }
+        draft
+    });
+    drafts.collect()
+}
+
+/// Refuses what a Gateway's `spec.tls` demands of listeners and is not served: those of its ListenerSets must obey it as well.
+pub(crate) fn refuse_client_validation(spec: &GatewaySpec, drafts: &mut [ListenerDraft]) {
+    for draft in drafts.iter_mut().filter(|draft| draft.rejection.is_none()) {
+        if draft.protocol == Some(Protocol::Https) {
+            draft.rejection = find_client_validation(spec, draft.port);
+        }
+    }
 }
 
 fn read_listener(
@@ -113,11 +113,13 @@ fn read_listener(
             format!("{field}.port: {} is no port: write 1 to 65535", listener.port),
         ));
     }
+    let mut family = Family::of(&listener.protocol);
     let hostname = match listener.hostname.as_deref().filter(|hostname| !hostname.is_empty()).map(str::parse) {
         None => None,
         Some(Ok(hostname)) => Some(hostname),
         Some(Err(error)) => {
             reject(Problem::new("UnsupportedValue", format!("{field}.hostname: {error}")));
+            family = None;
             None
         }
     };
@@ -162,6 +164,7 @@ fn read_listener(
         name: Arc::from(listener.name.as_str()),
         index,
         port,
+        family,
         protocol,
         hostname,
         rejection,
@@ -216,74 +219,4 @@ fn find_client_validation(spec: &GatewaySpec, port: u16) -> Option<Problem> {
             format!("{field} is not served yet, and without it anybody would get in: remove it to serve without client certificates"),
         )
     })
-}
-
-/// What two listeners of one port must have in common to be told apart by host name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Family {
-    Http,
-    Tls,
-    Tcp,
-    Udp,
-    Unknown,
-}
-
-fn family(protocol: &str) -> Family {
-    match protocol {
-        "HTTP" => Family::Http,
-        "HTTPS" | "TLS" => Family::Tls,
-        "TCP" => Family::Tcp,
-        "UDP" => Family::Udp,
-        _ => Family::Unknown,
-    }
-}
-
-/// Gateway API: of listeners that cannot be told from each other none is served.
-fn find_conflicts(spec: &GatewaySpec, drafts: &mut [ListenerDraft]) {
-    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
-    for draft in drafts.iter().filter(|draft| !draft.is_duplicate && draft.port != 0) {
-        if !matches!(family(&spec.listeners[draft.index].protocol), Family::Udp | Family::Unknown) {
-            ports.entry(draft.port).or_default().push(draft.index);
-        }
-    }
-    for indices in ports.into_values().filter(|indices| indices.len() > 1) {
-        let first = family(&spec.listeners[indices[0]].protocol);
-        let other = indices.iter().find(|index| family(&spec.listeners[**index].protocol) != first);
-        if let Some(&other) = other {
-            for &index in &indices {
-                let rival = if family(&spec.listeners[index].protocol) == first { other } else { indices[0] };
-                drafts[index].conflict = Some(conflict(spec, "ProtocolConflict", index, rival, "another protocol"));
-            }
-            continue;
-        }
-        let mut hostnames: BTreeMap<Option<Hostname>, usize> = BTreeMap::new();
-        for &index in &indices {
-            match hostnames.get(&drafts[index].hostname) {
-                None => {
-                    hostnames.insert(drafts[index].hostname.clone(), index);
-                }
-                Some(&rival) => {
-                    drafts[index].conflict =
-                        Some(conflict(spec, "HostnameConflict", index, rival, "the same host name"));
-                    drafts[rival].conflict.get_or_insert(conflict(
-                        spec,
-                        "HostnameConflict",
-                        rival,
-                        index,
-                        "the same host name",
-                    ));
-                }
-            }
-        }
-    }
-}
-
-fn conflict(spec: &GatewaySpec, reason: &'static str, index: usize, rival: usize, what: &str) -> Problem {
-    Problem::new(
-        reason,
-        format!(
-            "spec.listeners[{index}]: listener {:?} uses port {} with {what}: change one of them",
-            spec.listeners[rival].name, spec.listeners[index].port
-        ),
-    )
 }

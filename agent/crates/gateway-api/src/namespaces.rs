@@ -1,11 +1,15 @@
-//! Which namespaces a listener lets routes come from: `allowedRoutes.namespaces` and Kubernetes' label selectors.
+//! Which namespaces a listener lets routes come from (`allowedRoutes.namespaces`), and a Gateway ListenerSets
+//! (`allowedListeners.namespaces`), with Kubernetes' label selectors.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::{
-    generated::common::{FromNamespaces, RouteNamespaces},
+    generated::{
+        common::{FromNamespaces, RouteNamespaces},
+        gateway::{GatewayAllowedListeners, GatewayAllowedListenersNamespacesFrom},
+    },
     status::Problem,
 };
 
@@ -32,25 +36,42 @@ impl AllowedNamespaces {
         match from {
             None | Some(FromNamespaces::Same) => (Self::Same, None),
             Some(FromNamespaces::All) => (Self::All, None),
-            Some(FromNamespaces::Selector) => match namespaces.and_then(|namespaces| namespaces.selector.clone()) {
-                None => (
-                    Self::Nothing,
-                    Some(unsupported(
-                        "allowedRoutes.namespaces.selector is missing: add it, or set from to Same or All",
-                    )),
-                ),
-                Some(selector) => match check_selector(&selector) {
-                    Ok(()) => (Self::Selector(selector), None),
-                    Err(message) => (Self::Nothing, Some(unsupported(&message))),
-                },
-            },
+            Some(FromNamespaces::Selector) => {
+                let selector = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+                Self::read_selector("allowedRoutes.namespaces", selector)
+            }
         }
     }
 
-    /// Whether routes of a namespace with these labels may attach.
-    pub(crate) fn allows(&self, gateway_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    /// Reads whose ListenerSets a Gateway takes: nobody's unless it says so.
+    pub(crate) fn read_for_sets(allowed: Option<&GatewayAllowedListeners>) -> (Self, Option<Problem>) {
+        let namespaces = allowed.and_then(|allowed| allowed.namespaces.as_ref());
+        match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+            None | Some(GatewayAllowedListenersNamespacesFrom::None) => (Self::Nothing, None),
+            Some(GatewayAllowedListenersNamespacesFrom::Same) => (Self::Same, None),
+            Some(GatewayAllowedListenersNamespacesFrom::All) => (Self::All, None),
+            Some(GatewayAllowedListenersNamespacesFrom::Selector) => {
+                let selector = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+                Self::read_selector("spec.allowedListeners.namespaces", selector)
+            }
+        }
+    }
+
+    fn read_selector(field: &str, selector: Option<&LabelSelector>) -> (Self, Option<Problem>) {
+        let problem = match selector {
+            None => format!("{field}.selector is missing: add it, or set from to Same or All"),
+            Some(selector) => match check_selector(field, selector) {
+                Ok(()) => return (Self::Selector(selector.clone()), None),
+                Err(message) => message,
+            },
+        };
+        (Self::Nothing, Some(Problem::new("UnsupportedValue", problem)))
+    }
+
+    /// Whether something in `namespace` may attach to something in `own_namespace`.
+    pub(crate) fn allows(&self, own_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
         match self {
-            Self::Same => gateway_namespace == namespace,
+            Self::Same => own_namespace == namespace,
             Self::All => true,
             Self::Selector(selector) => is_selected(selector, namespace, labels),
             Self::Nothing => false,
@@ -58,11 +79,7 @@ impl AllowedNamespaces {
     }
 }
 
-fn unsupported(message: &str) -> Problem {
-    Problem::new("UnsupportedValue", message)
-}
-
-fn check_selector(selector: &LabelSelector) -> Result<(), String> {
+fn check_selector(field: &str, selector: &LabelSelector) -> Result<(), String> {
     for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
         let has_values = expression.values.as_ref().is_some_and(|values| !values.is_empty());
         let is_valid = match expression.operator.as_str() {
@@ -72,7 +89,7 @@ fn check_selector(selector: &LabelSelector) -> Result<(), String> {
         };
         if !is_valid {
             return Err(format!(
-                "allowedRoutes.namespaces.selector.matchExpressions[{index}]: {} with {} values: use In or NotIn with values, or Exists or DoesNotExist without",
+                "{field}.selector.matchExpressions[{index}]: {} with {} values: use In or NotIn with values, or Exists or DoesNotExist without",
                 expression.operator,
                 expression.values.as_ref().map_or(0, Vec::len),
             ));

@@ -85,15 +85,21 @@ pub(crate) fn find_resource(store: &Store, key: &Key) -> Origin {
     }
 }
 
-/// Finds the entry of a Gateway's `spec.listeners`.
+/// Finds the entry of a Gateway's or a ListenerSet's `spec.listeners`.
 pub(crate) fn find_listener(store: &Store, key: &ListenerKey) -> Origin {
-    let listeners = store.find_gateway(&key.gateway).map(|gateway| gateway.spec.listeners.as_slice());
+    let (kind, name, listeners) = match &key.set {
+        None => {
+            let gateway = store.find_gateway(&key.gateway);
+            (Kind::Gateway, &key.gateway, gateway.map(|gateway| gateway.spec.listeners.as_slice()))
+        }
+        Some(set) => (Kind::ListenerSet, set, store.find_listener_set(set).map(|set| set.spec.listeners.as_slice())),
+    };
     let index = listeners.unwrap_or_default().iter().position(|listener| *listener.name == *key.name);
     let field = match index {
         Some(index) => format!("spec.listeners[{index}] ({})", key.name),
         None => format!("spec.listeners ({})", key.name),
     };
-    Origin::new(Kind::Gateway, key.gateway.clone(), field)
+    Origin::new(kind, name.clone(), field)
 }
 
 /// Finds what decides about packets of a domain; `None` for what is no matter of the TrafficDomain.

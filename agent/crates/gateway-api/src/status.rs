@@ -47,8 +47,10 @@ pub struct ObjectStatus {
     pub conditions: Vec<Condition>,
     /// Gateway: its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Gateway: its listeners in their order.
+    /// Gateway and ListenerSet: its own listeners in their order.
     pub listeners: Vec<ListenerStatus>,
+    /// Gateway: how many ListenerSets are attached to it.
+    pub attached_listener_sets: Option<u32>,
     /// Routes: one for each parent that is this controller's.
     pub parents: Vec<ParentStatus>,
 }

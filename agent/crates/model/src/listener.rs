@@ -6,22 +6,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::{FrontendKey, Hostname, ObjectName, Transport};
 
-/// Key of a listener: the Gateway and the listener's name in it.
+/// Key of a listener: the Gateway, the ListenerSet if it is one's, and the listener's name in it. Listeners of a Gateway and
+/// of its sets may have the same name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ListenerKey {
-    /// The Gateway.
+    /// The Gateway that serves it.
     pub gateway: ObjectName,
+    /// The ListenerSet that it stands in; `None` when it is the Gateway's own.
+    pub set: Option<ObjectName>,
     /// `spec.listeners[].name`.
     pub name: Arc<str>,
 }
 
-impl fmt::Display for ListenerKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.gateway, self.name)
+impl ListenerKey {
+    /// Key of a listener that stands in the Gateway itself.
+    pub fn of_gateway(gateway: ObjectName, name: impl Into<Arc<str>>) -> Self {
+        Self { gateway, set: None, name: name.into() }
+    }
+
+    /// Key of a listener that a ListenerSet adds to a Gateway.
+    pub fn of_set(gateway: ObjectName, set: ObjectName, name: impl Into<Arc<str>>) -> Self {
+        Self { gateway, set: Some(set), name: name.into() }
     }
 }
 
-/// One listener of a Gateway. Listeners that share a frontend are told apart by host name: the most specific wins.
+impl fmt::Display for ListenerKey {
+    /// `infra/edge/http`, or `infra/edge/ListenerSet/shop/extra/http`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.set {
+            None => write!(f, "{}/{}", self.gateway, self.name),
+            Some(set) => write!(f, "{}/ListenerSet/{set}/{}", self.gateway, self.name),
+        }
+    }
+}
+
+/// One listener of a Gateway or of one of its ListenerSets. Listeners that share a frontend are told apart by host name: the most specific wins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// Where it is reached. All of one domain; several when the Gateway has several addresses.

@@ -45,7 +45,7 @@ pub struct Rule {
     pub name: Option<Arc<str>>,
     /// `metadata.creationTimestamp` in seconds since the epoch: the older Route wins a tie.
     pub created: i64,
-    /// Listeners that the Route is attached to, with the host names left there.
+    /// Listeners that the Route is attached to, with the host names that matter there.
     pub attachments: Vec<Attachment>,
     /// What a request must look like: any one of these. Never empty: a rule without matches has one that matches all.
     pub matches: Vec<Match>,
@@ -62,7 +62,8 @@ pub struct Rule {
 pub struct Attachment {
     /// The listener.
     pub listener: ListenerKey,
-    /// Intersection of the Route's host names with the listener's. Empty: every name that the listener serves.
+    /// The Route's host names that have one in common with the listener's, as the Route has them: they decide which Route
+    /// comes first. Empty: every name that the listener serves.
     pub hostnames: Vec<Hostname>,
 }
 

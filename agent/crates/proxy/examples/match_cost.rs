@@ -116,7 +116,7 @@ fn local() -> SocketAddr {
 }
 
 fn listener_key() -> ListenerKey {
-    ListenerKey { gateway: ObjectName::new("infra", "edge"), name: "http".into() }
+    ListenerKey::of_gateway(ObjectName::new("infra", "edge"), "http")
 }
 
 fn backend() -> BackendKey {

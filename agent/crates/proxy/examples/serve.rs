@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
 fn changes(frontend: FrontendKey, endpoint: SocketAddr, protocol: BackendProtocol) -> Vec<Change> {
     let name = ObjectName::new("serve", "serve");
     let backend = BackendKey::Backend { name: name.clone() };
-    let listener = ListenerKey { gateway: name.clone(), name: "http".into() };
+    let listener = ListenerKey::of_gateway(name.clone(), "http");
     let rule = Rule {
         name: None,
         created: 0,

@@ -34,7 +34,10 @@ pub struct NodeReportSpec {
     /// The Gateways (`namespace/name`) that the node has applied, with the `metadata.generation` of each.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gateways: BTreeMap<String, i64>,
-    /// Listeners of these Gateways that are not reachable on the node.
+    /// The ListenerSets (`namespace/name`) that the node has applied, with the `metadata.generation` of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listener_sets: BTreeMap<String, i64>,
+    /// Listeners of these Gateways and ListenerSets that are not reachable on the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_programmed: Vec<NotProgrammed>,
 }
@@ -73,6 +76,9 @@ pub struct InterfaceReport {
 pub struct NotProgrammed {
     /// The Gateway, `namespace/name`.
     pub gateway: String,
+    /// The ListenerSet that the listener stands in, `namespace/name`; absent when it stands in the Gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener_set: Option<String>,
     /// Name of the listener.
     pub listener: String,
     /// Why.

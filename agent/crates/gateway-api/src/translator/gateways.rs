@@ -1,4 +1,4 @@
-//! Stage: Gateways: their addresses, what they claim, and the listeners and certificates that they put into the model.
+//! Stage: Gateways: the ListenerSets that they take, their addresses, and what they claim.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,34 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use tidegate_model::{
-    CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls, ObjectName, Protocol, Resource,
-    TlsMode, Transport,
-};
+use tidegate_model::{DomainName, ObjectName};
 
 use super::Translator;
 use crate::{
-    attach::GatewayView,
-    claims::Claim,
+    attach::{ParentView, Seen},
     domain::AddressSource,
-    gateway::{AddressWish, GatewayDraft, GatewayState, ListenerOutcome, read_gateway},
+    gateway::{AddressWish, GatewayDraft, GatewayState, ListenerOutcome, NOT_ASSIGNED, read_gateway},
     generated::{common::SecretObjectReference, gateway::Gateway},
     grants::CrossReference,
-    listener::ListenerDraft,
     object::{GATEWAY_GROUP, Kind, ObjectRef},
     status::Problem,
 };
-
-/// Reason of a Gateway for which the pool has no address left; such Gateways are asked again when one is given back.
-const NOT_ASSIGNED: &str = "AddressNotAssigned";
-
-/// What a Gateway has in the models.
-#[derive(Debug)]
-pub(super) struct Published {
-    domain: DomainName,
-    listeners: BTreeSet<ListenerKey>,
-    certificates: BTreeSet<ObjectName>,
-}
 
 impl Translator {
     pub(super) fn settle_gateways(&mut self) {
@@ -114,9 +98,10 @@ impl Translator {
             if let (false, Ok(domain)) = (before.into_iter().flatten().all(is_kept), &state.domain) {
                 freed.insert(domain.clone());
             }
-            concerned.extend(self.claims.replace(&name, state.draft.created, claims_of(&state)));
+            let claims = self.claims_of(&name, &state);
+            concerned.extend(self.claims.replace(&name, state.draft.created, claims));
             if self.gateways.get(&name).is_none_or(|known| known.view != state.view) {
-                self.mark_routes_of(&name);
+                self.mark_routes_of(&ObjectRef::new(Kind::Gateway, name.clone()));
             }
             self.gateways.insert(name.clone(), state);
             concerned.insert(name);
@@ -132,17 +117,8 @@ impl Translator {
         let class = self.classes.get(&class_name?)?.clone();
         let gateway = gateway?;
         self.translated += 1;
-        let (draft, secrets, grants) = self.read_draft(name, &gateway);
-        for orphan in self.edges.gateway_secrets.replace(name, secrets.clone()) {
-            self.certificates.remove(&orphan);
-        }
+        let (draft, mut secrets, grants) = self.read_draft(name, &gateway);
         self.edges.gateway_grants.replace(name, grants);
-        for secret in secrets {
-            if !self.certificates.contains_key(&secret) {
-                let certificate = self.read_certificate(&secret);
-                self.certificates.insert(secret, certificate);
-            }
-        }
         let domain = class.domain.map_err(|problem| {
             Problem::new(
                 "Pending",
@@ -158,15 +134,26 @@ impl Translator {
                 .map_err(|problem| Problem::new("Pending", format!("Gateway/{name}: {}", problem.message))),
         };
         let is_here = seen.as_ref().is_ok_and(|domain| self.models.is_here(domain));
-        let view = GatewayView::new(&draft, seen, class.controller.clone(), is_here);
+        let seen = Seen { domain: seen, controller: class.controller.clone(), is_here };
+        let sets = self.place_sets(name, &gateway.spec, &draft, &seen, &mut secrets);
+        for orphan in self.edges.gateway_secrets.replace(name, secrets.clone()) {
+            self.certificates.remove(&orphan);
+        }
+        for secret in secrets {
+            if !self.certificates.contains_key(&secret) {
+                let certificate = self.read_certificate(&secret);
+                self.certificates.insert(secret, certificate);
+            }
+        }
+        let view = ParentView::new(name, None, &draft.listeners, seen);
         Some(GatewayState {
             outcomes: vec![ListenerOutcome::default(); draft.listeners.len()],
             draft: Arc::new(draft),
-            controller: class.controller,
             domain,
             addresses: Ok(Vec::new()),
             owns_addresses: false,
             view: Arc::new(view),
+            sets: Arc::new(sets),
         })
     }
 
@@ -175,44 +162,9 @@ impl Translator {
         name: &ObjectName,
         gateway: &Gateway,
     ) -> (GatewayDraft, BTreeSet<ObjectName>, BTreeSet<Arc<str>>) {
-        let mut secrets = BTreeSet::new();
-        let mut grants = BTreeSet::new();
-        let mut find_secret_name = |field: &str, reference: &SecretObjectReference| {
-            let kind = reference.kind.as_deref().unwrap_or("Secret");
-            let group = reference.group.as_deref().unwrap_or_default();
-            if kind != "Secret" || !group.is_empty() {
-                return Err(Problem::new(
-                    "InvalidCertificateRef",
-                    format!("{field}: {kind} of group {group:?} holds no certificate: name a Secret"),
-                ));
-            }
-            let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(&name.namespace);
-            if namespace != &*name.namespace {
-                grants.insert(Arc::from(namespace));
-                let cross = CrossReference {
-                    from_group: GATEWAY_GROUP,
-                    from_kind: "Gateway",
-                    from_namespace: &name.namespace,
-                    to_group: "",
-                    to_kind: "Secret",
-                    to_name: &reference.name,
-                };
-                if !self.store.is_granted(namespace, cross) {
-                    return Err(Problem::new(
-                        "RefNotPermitted",
-                        format!(
-                            "{field}: Secret {namespace}/{} is in another namespace: make a ReferenceGrant in {namespace} from Gateway of {}",
-                            reference.name, name.namespace
-                        ),
-                    ));
-                }
-            }
-            let secret = ObjectName::new(namespace, &reference.name);
-            secrets.insert(secret.clone());
-            Ok(secret)
-        };
-        let draft = read_gateway(gateway, &mut find_secret_name);
-        (draft, secrets, grants)
+        let mut references = SecretReferences::new(Kind::Gateway, name);
+        let draft = read_gateway(gateway, &mut |field, reference| references.find(self, field, reference));
+        (draft, references.secrets, references.grants)
     }
 
     /// Takes back what a Gateway has of a domain that is not its own any more.
@@ -231,15 +183,17 @@ impl Translator {
             self.certificates.remove(&orphan);
         }
         self.edges.gateway_grants.replace(name, BTreeSet::new());
+        self.drop_sets_of(name);
         if self.gateways.remove(name).is_some() {
-            self.mark_routes_of(name);
+            self.mark_routes_of(&ObjectRef::new(Kind::Gateway, name.clone()));
             self.unpublish(name, None);
             self.work.gateway_statuses.insert(name.clone());
         }
     }
 
-    fn mark_routes_of(&mut self, name: &ObjectName) {
-        for route in self.edges.route_gateways.sources_of(name) {
+    /// Marks the routes that name a Gateway or a ListenerSet.
+    pub(super) fn mark_routes_of(&mut self, parent: &ObjectRef) {
+        for route in self.edges.route_parents.sources_of(parent) {
             match route.kind {
                 Kind::HTTPRoute | Kind::GRPCRoute => self.work.routes.insert(route.clone()),
                 _ => self.work.unserved.insert(route.clone()),
@@ -262,6 +216,10 @@ impl Translator {
                 let prefixes = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 let Some(pool) = self.pools.get_mut(domain) else { return (Ok(Vec::new()), true) };
                 let addresses = match &state.draft.wish {
+                    AddressWish::Impossible(problem) => {
+                        pool.release(name);
+                        Err(problem.clone())
+                    }
                     AddressWish::Any(families) => {
                         pool.adopt(name, self.said_addresses.get(name).map_or(&[], Vec::as_slice));
                         pool.allocate(name, *families).ok_or_else(|| {
@@ -289,158 +247,70 @@ impl Translator {
             }
         }
     }
+}
 
-    /// Puts a Gateway's listeners and certificates into the model, and takes out what it has no more.
-    fn publish_gateway(&mut self, name: &ObjectName) {
-        let Some(state) = self.gateways.get(name) else { return };
-        let addresses = state.addresses.clone().unwrap_or_default();
-        let domain = state.domain.clone().ok().filter(|_| state.draft.rejection.is_none());
-        let is_here = domain.as_ref().is_some_and(|domain| self.models.is_here(domain));
-        let draft = state.draft.clone();
-        let owns_addresses = state.owns_addresses;
-        let mut outcomes = Vec::with_capacity(draft.listeners.len());
-        let mut listeners = BTreeMap::new();
-        let mut certificates = BTreeSet::new();
-        for listener in &draft.listeners {
-            let key = ListenerKey { gateway: name.clone(), name: listener.name.clone() };
-            let frontends = frontends(&addresses, listener.port);
-            let lost = self.claims.find_lost(&key, &frontends).cloned().filter(|_| listener.is_valid());
-            let (usable, refs_problem) = self.find_certificates(listener);
-            let mut outcome = ListenerOutcome { lost, refs_problem, is_served: false };
-            if let Some(protocol) = listener.protocol
-                && domain.is_some()
-                && listener.is_valid()
-                && outcome.lost.is_none()
-                && !frontends.is_empty()
-                && (protocol == Protocol::Http || !usable.is_empty())
-            {
-                outcome.is_served = true;
-                if is_here {
-                    certificates.extend(usable.iter().cloned());
-                    let tls = (protocol == Protocol::Https).then(|| ListenerTls {
-                        mode: TlsMode::Terminate,
-                        certificates: usable.into_iter().map(CertificateKey).collect(),
-                    });
-                    let hostname = listener.hostname.clone();
-                    listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
-                }
-            }
-            outcomes.push(outcome);
-        }
-        self.work.gateway_statuses.insert(name.clone());
-        if let Some(state) = self.gateways.get_mut(name) {
-            state.outcomes = outcomes;
-        }
-        let published = domain.map(|domain| Published {
-            domain,
-            listeners: listeners.keys().cloned().collect(),
-            certificates: certificates.clone(),
-        });
-        if let Some(published) = &published {
-            for secret in &certificates {
-                if let Some(Ok(certificate)) = self.certificates.get(secret) {
-                    self.models.use_certificate(&published.domain, &CertificateKey(secret.clone()), certificate);
-                }
-            }
-            for (key, listener) in listeners {
-                self.models.put(&published.domain, Resource::Listener(key, listener));
-            }
-        }
-        self.unpublish(name, published);
+/// Collects the Secrets that the listeners of one object refer to.
+#[derive(Debug)]
+pub(super) struct SecretReferences<'a> {
+    kind: Kind,
+    name: &'a ObjectName,
+    pub(super) secrets: BTreeSet<ObjectName>,
+    /// Namespaces whose grants matter.
+    pub(super) grants: BTreeSet<Arc<str>>,
+}
+
+impl<'a> SecretReferences<'a> {
+    pub(super) fn new(kind: Kind, name: &'a ObjectName) -> Self {
+        Self { kind, name, secrets: BTreeSet::new(), grants: BTreeSet::new() }
     }
 
-    /// Replaces the record of what a Gateway has in the models; takes out what is in the old record only.
-    fn unpublish(&mut self, name: &ObjectName, now: Option<Published>) {
-        let before = self.published.remove(name);
-        if let Some(before) = before {
-            for secret in before.certificates {
-                self.models.release_certificate(&before.domain, &CertificateKey(secret));
-            }
-            for key in before.listeners {
-                let is_kept =
-                    now.as_ref().is_some_and(|now| now.domain == before.domain && now.listeners.contains(&key));
-                if !is_kept {
-                    self.models.remove(&before.domain, Key::Listener(key));
-                }
-            }
-        }
-        if let Some(now) = now {
-            self.published.insert(name.clone(), now);
-        }
-    }
-
-    /// The Secrets that a listener can serve with, and what is wrong with the others.
-    fn find_certificates(&self, listener: &ListenerDraft) -> (Vec<ObjectName>, Option<Problem>) {
-        if listener.protocol != Some(Protocol::Https) {
-            return (Vec::new(), None);
-        }
-        let mut usable = Vec::new();
-        let mut problem = None;
-        for (index, reference) in listener.certificates.iter().enumerate() {
-            let field = format!("spec.listeners[{}].tls.certificateRefs[{index}]", listener.index);
-            let fault = match reference {
-                Err(problem) => Some(problem.clone()),
-                Ok(secret) => match self.certificates.get(secret) {
-                    Some(Ok(_)) => {
-                        if !usable.contains(secret) {
-                            usable.push(secret.clone());
-                        }
-                        None
-                    }
-                    Some(Err(error)) => Some(Problem::new("InvalidCertificateRef", format!("{field}: {error}"))),
-                    None => {
-                        Some(Problem::new("InvalidCertificateRef", format!("{field}: Secret/{secret} was not read")))
-                    }
-                },
-            };
-            problem = problem.or(fault);
-        }
-        if listener.certificates.is_empty() {
-            problem = Some(Problem::new(
+    /// The Secret that a reference leads to, if that is allowed. A grant counts for the object's own kind alone: a
+    /// ListenerSet may not use what is granted to its Gateway, nor the other way round.
+    pub(super) fn find(
+        &mut self,
+        translator: &Translator,
+        field: &str,
+        reference: &SecretObjectReference,
+    ) -> Result<ObjectName, Problem> {
+        let kind = reference.kind.as_deref().unwrap_or("Secret");
+        let group = reference.group.as_deref().unwrap_or_default();
+        if kind != "Secret" || !group.is_empty() {
+            return Err(Problem::new(
                 "InvalidCertificateRef",
-                format!(
-                    "spec.listeners[{}].tls.certificateRefs is empty: name a Secret of type kubernetes.io/tls",
-                    listener.index
-                ),
+                format!("{field}: {kind} of group {group:?} holds no certificate: name a Secret"),
             ));
         }
-        (usable, problem)
-    }
-
-    pub(super) fn settle_gateway_statuses(&mut self) {
-        for name in std::mem::take(&mut self.work.gateway_statuses) {
-            let attached = |key: &ListenerKey| self.attached.get(key).copied().unwrap_or_default();
-            let status = self.gateways.get(&name).map(|state| state.status(&name, &attached));
-            self.set_status(&ObjectRef::new(Kind::Gateway, name), status);
+        let own = &self.name.namespace;
+        let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(own);
+        if namespace != &**own {
+            self.grants.insert(Arc::from(namespace));
+            let cross = CrossReference {
+                from_group: GATEWAY_GROUP,
+                from_kind: self.kind.as_str(),
+                from_namespace: own,
+                to_group: "",
+                to_kind: "Secret",
+                to_name: &reference.name,
+            };
+            if !translator.store.is_granted(namespace, cross) {
+                return Err(Problem::new(
+                    "RefNotPermitted",
+                    format!(
+                        "{field}: Secret {namespace}/{} is in another namespace: make a ReferenceGrant in {namespace} from {} of {own}",
+                        reference.name, self.kind
+                    ),
+                ));
+            }
         }
+        let secret = ObjectName::new(namespace, &reference.name);
+        self.secrets.insert(secret.clone());
+        Ok(secret)
     }
-}
-
-fn frontends(addresses: &[IpAddr], port: u16) -> Vec<FrontendKey> {
-    addresses.iter().map(|&addr| FrontendKey { addr, port, transport: Transport::Tcp }).collect()
-}
-
-fn claims_of(state: &GatewayState) -> Vec<(FrontendKey, Claim)> {
-    let (Ok(domain), Ok(addresses)) = (&state.domain, &state.addresses) else { return Vec::new() };
-    let valid = state.draft.listeners.iter().filter(|listener| listener.is_valid());
-    valid
-        .filter_map(|listener| Some((listener, listener.protocol?)))
-        .flat_map(|(listener, protocol)| {
-            frontends(addresses, listener.port).into_iter().map(move |frontend| {
-                let claim = Claim {
-                    listener: listener.name.clone(),
-                    domain: domain.clone(),
-                    protocol,
-                    hostname: listener.hostname.clone(),
-                };
-                (frontend, claim)
-            })
-        })
-        .collect()
 }
 
 fn choose_node_addresses(addresses: &[IpAddr], wish: &AddressWish, node: &str) -> Result<Vec<IpAddr>, Problem> {
     match wish {
+        AddressWish::Impossible(problem) => Err(problem.clone()),
         AddressWish::Any(_) if addresses.is_empty() => Err(Problem::new(
             NOT_ASSIGNED,
             format!(

@@ -42,6 +42,11 @@ impl<S: Ord + Clone, T: Ord + Clone> Index<S, T> {
         orphans
     }
 
+    /// What a source refers to.
+    pub(crate) fn targets_of(&self, source: &S) -> impl Iterator<Item = &T> {
+        self.targets.get(source).into_iter().flatten()
+    }
+
     /// Who refers to a target.
     pub(crate) fn sources_of(&self, target: &T) -> impl Iterator<Item = &S> {
         self.sources.get(target).into_iter().flatten()

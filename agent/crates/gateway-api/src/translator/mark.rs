@@ -21,6 +21,8 @@ pub(super) struct Work {
     pub(super) secrets: BTreeSet<ObjectName>,
     pub(super) gateways: BTreeSet<ObjectName>,
     pub(super) gateway_statuses: BTreeSet<ObjectName>,
+    pub(super) listener_sets: BTreeSet<ObjectName>,
+    pub(super) set_statuses: BTreeSet<ObjectName>,
     pub(super) backends: BTreeSet<BackendKey>,
     pub(super) endpoints: BTreeSet<BackendKey>,
     pub(super) routes: BTreeSet<ObjectRef>,
@@ -48,7 +50,10 @@ impl Translator {
             Kind::HTTPRoute | Kind::GRPCRoute => {
                 self.work.routes.insert(reference.clone());
             }
-            Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute | Kind::ListenerSet => {
+            Kind::ListenerSet => {
+                self.work.listener_sets.insert(name.clone());
+            }
+            Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
                 self.work.unserved.insert(reference.clone());
             }
             Kind::BackendTLSPolicy => {
@@ -61,6 +66,7 @@ impl Translator {
             Kind::ReferenceGrant => {
                 let namespace = &name.namespace;
                 self.work.gateways.extend(self.edges.gateway_grants.sources_of(namespace).cloned());
+                self.work.listener_sets.extend(self.edges.set_grants.sources_of(namespace).cloned());
                 self.work.routes.extend(self.edges.route_grants.sources_of(namespace).cloned());
             }
             Kind::Backend => {
@@ -101,12 +107,13 @@ impl Translator {
         }
     }
 
-    /// Labels of a namespace matter to its routes only, and only where a listener selects by labels.
+    /// Labels of a namespace matter to its routes and ListenerSets only, and only where a parent selects by labels.
     fn mark_namespace(&mut self, before: Option<&Object>, reference: &ObjectRef) {
         let labels = |object: Option<&Object>| object.and_then(|object| object.metadata().labels.clone());
         if labels(before).unwrap_or_default() == labels(self.store.find(reference)).unwrap_or_default() {
             return;
         }
+        self.mark_sets_of_namespace(&reference.name.name);
         for kind in ROUTE_KINDS {
             let routes = self.store.references_in(kind, &reference.name.name);
             let reads = routes.filter(|route| self.routes.get(route).is_none_or(|state| state.reads_labels));

@@ -2,7 +2,7 @@
 //! changes in the models and in what is said about objects.
 //!
 //! A change marks work (`mark.rs`); the stages do it in an order in which each sees the finished results of those before
-//! it: domains, classes, certificates, Gateways, backends, routes, statuses. The outcome depends on the objects and not
+//! it: domains, classes, certificates, ListenerSets, Gateways, backends, routes, statuses. The outcome depends on the objects and not
 //! on the order in which they came, except that an address once given is kept.
 
 mod backends;
@@ -10,7 +10,9 @@ mod classes;
 mod domains;
 mod gateways;
 pub(crate) mod index;
+mod listener_sets;
 mod mark;
+mod published;
 mod routes;
 pub(crate) mod store;
 mod unserved;
@@ -34,7 +36,7 @@ use crate::{
     domain::{DomainDraft, DomainState},
     gateway::GatewayState,
     models::Models,
-    object::{Object, ObjectRef},
+    object::{Kind, Object, ObjectRef},
     origin::{self, Origin, Subject},
     status::ObjectStatus,
 };
@@ -99,13 +101,24 @@ pub enum DomainEvent {
     Removed,
 }
 
-/// Where a Gateway has its place.
+/// Where a Gateway or a ListenerSet has its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Domain that serves it.
     pub domain: DomainName,
     /// Whether its addresses are those of the nodes.
     pub shares_node_addresses: bool,
+}
+
+/// What a Gateway asks of objects that are made for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Infrastructure {
+    /// `metadata.uid` of the Gateway.
+    pub uid: Option<String>,
+    /// `spec.infrastructure.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.infrastructure.annotations`.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Translates objects into models and statuses.
@@ -120,10 +133,11 @@ pub struct Translator {
     pools: BTreeMap<DomainName, Pool>,
     /// Addresses that the status of Gateways shows.
     said_addresses: BTreeMap<ObjectName, Vec<IpAddr>>,
+    listener_sets: BTreeMap<ObjectName, listener_sets::SetState>,
     gateways: BTreeMap<ObjectName, GatewayState>,
     claims: Claims,
     certificates: BTreeMap<ObjectName, Result<Arc<tidegate_model::Certificate>, String>>,
-    published: BTreeMap<ObjectName, gateways::Published>,
+    published: BTreeMap<ObjectName, published::Published>,
     backends: BTreeMap<BackendKey, BackendState>,
     routes: BTreeMap<ObjectRef, RouteState>,
     attached: BTreeMap<ListenerKey, u32>,
@@ -142,7 +156,10 @@ struct Edges {
     gateway_classes: Index<ObjectName, ObjectName>,
     gateway_secrets: Index<ObjectName, ObjectName>,
     gateway_grants: Index<ObjectName, Arc<str>>,
-    route_gateways: Index<ObjectRef, ObjectName>,
+    set_gateways: Index<ObjectName, ObjectName>,
+    set_grants: Index<ObjectName, Arc<str>>,
+    /// Routes to the Gateways and ListenerSets that they name.
+    route_parents: Index<ObjectRef, ObjectRef>,
     route_backends: Index<ObjectRef, BackendKey>,
     route_grants: Index<ObjectRef, Arc<str>>,
 }
@@ -159,6 +176,7 @@ impl Translator {
             classes: BTreeMap::new(),
             pools: BTreeMap::new(),
             said_addresses: BTreeMap::new(),
+            listener_sets: BTreeMap::new(),
             gateways: BTreeMap::new(),
             claims: Claims::default(),
             certificates: BTreeMap::new(),
@@ -229,10 +247,29 @@ impl Translator {
         self.models.find(domain)
     }
 
-    /// Where a Gateway of this controller has its place; `None` when it has none.
-    pub fn find_place(&self, gateway: &ObjectName) -> Option<Place> {
+    /// Where a Gateway of this controller, or a ListenerSet that such a one takes, has its place; `None` when it has none.
+    pub fn find_place(&self, object: &ObjectRef) -> Option<Place> {
+        let gateway = match object.kind {
+            Kind::ListenerSet => self.edges.set_gateways.targets_of(&object.name).next()?,
+            _ => &object.name,
+        };
         let state = self.gateways.get(gateway)?;
+        if object.kind == Kind::ListenerSet && !state.sets.contains(&object.name) {
+            return None;
+        }
         Some(Place { domain: state.domain.clone().ok()?, shares_node_addresses: !state.owns_addresses })
+    }
+
+    /// What a Gateway of this controller asks of objects that are made for it; `None` when it is not accepted.
+    pub fn find_infrastructure(&self, gateway: &ObjectName) -> Option<Infrastructure> {
+        self.gateways.get(gateway).filter(|state| state.rejection().is_none())?;
+        let object = self.store.find_gateway(gateway)?;
+        let asked = object.spec.infrastructure.clone().unwrap_or_default();
+        Some(Infrastructure {
+            uid: object.metadata.uid.clone(),
+            labels: asked.labels.unwrap_or_default(),
+            annotations: asked.annotations.unwrap_or_default(),
+        })
     }
 
     /// Addresses of this node, as domains with `addresses: {node: InternalIP}` have them.
@@ -271,11 +308,13 @@ impl Translator {
         self.settle_domains();
         self.settle_classes();
         self.settle_certificates();
+        self.settle_listener_sets();
         self.settle_gateways();
         self.settle_backends();
         self.settle_routes();
         self.settle_unserved();
         self.settle_gateway_statuses();
+        self.settle_set_statuses();
         Changes {
             domains: self.models.take_changes(),
             statuses: std::mem::take(&mut self.changed_statuses).into_iter().collect(),

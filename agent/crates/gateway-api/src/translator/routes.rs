@@ -11,7 +11,7 @@ use tidegate_model::{
 
 use super::Translator;
 use crate::{
-    attach::{Applicant, find_attachments},
+    attach::{Applicant, ParentView, find_attachments},
     generated::common::ParentReference,
     httproute::{RouteDraft, read_grpc_route, read_http_route},
     object::{GATEWAY_GROUP, Kind, ObjectRef},
@@ -63,10 +63,9 @@ impl Translator {
                 of_domain.insert(attachment.listener.clone(), attachment.clone());
             }
         }
-        let gateways: BTreeSet<_> = draft.parents.iter().filter_map(|parent| gateway_of(parent, route)).collect();
-        state.reads_labels =
-            gateways.iter().any(|name| self.gateways.get(name).is_some_and(|gateway| gateway.view.reads_labels()));
-        self.edges.route_gateways.replace(route, gateways);
+        let named: BTreeSet<_> = draft.parents.iter().filter_map(|parent| parent_of(parent, route)).collect();
+        state.reads_labels = named.iter().any(|name| self.find_view(name).is_some_and(|view| view.reads_labels()));
+        self.edges.route_parents.replace(route, named);
         self.edges.route_grants.replace(route, draft.uses.grants.clone());
         let orphans = self.edges.route_backends.replace(route, draft.uses.named.clone());
         for key in &draft.uses.named {
@@ -90,7 +89,7 @@ impl Translator {
     }
 
     fn drop_route(&mut self, route: &ObjectRef) {
-        self.edges.route_gateways.replace(route, BTreeSet::new());
+        self.edges.route_parents.replace(route, BTreeSet::new());
         self.edges.route_grants.replace(route, BTreeSet::new());
         let orphans = self.edges.route_backends.replace(route, BTreeSet::new());
         self.set_status(route, None);
@@ -145,9 +144,20 @@ impl Translator {
                     self.attached.remove(key);
                 }
             }
-            self.work.gateway_statuses.insert(key.gateway.clone());
+            match &key.set {
+                None => self.work.gateway_statuses.insert(key.gateway.clone()),
+                Some(set) => self.work.set_statuses.insert(set.clone()),
+            };
         }
         self.routes.insert(route.clone(), state);
+    }
+
+    /// What routes see of a Gateway or a ListenerSet; `None` when it is not this controller's.
+    pub(super) fn find_view(&self, parent: &ObjectRef) -> Option<&ParentView> {
+        match parent.kind {
+            Kind::ListenerSet => Some(&self.listener_sets.get(&parent.name)?.standing.as_ref()?.view),
+            _ => Some(&self.gateways.get(&parent.name)?.view),
+        }
     }
 
     /// Finds what each parent reference comes to; those of other controllers are left out.
@@ -160,18 +170,18 @@ impl Translator {
             })
         };
         let find = |reference: &ParentReference| {
-            let Some(name) = gateway_of(reference, route) else {
+            let Some(name) = parent_of(reference, route) else {
                 let kind = reference.kind.as_deref().unwrap_or("Gateway");
                 return unknown(
                     reference,
-                    format!("spec.parentRefs: a {kind} as parent is not served: name a Gateway"),
+                    format!("spec.parentRefs: a {kind} as parent is not served: name a Gateway or a ListenerSet"),
                 );
             };
-            let Some(gateway) = self.gateways.get(&name) else {
+            let Some(view) = self.find_view(&name) else {
                 return unknown(
                     reference,
                     format!(
-                        "spec.parentRefs: Gateway/{name} does not exist, or its class is of another controller: change name or namespace"
+                        "spec.parentRefs: {name} does not exist, or its class is of another controller: change name or namespace"
                     ),
                 );
             };
@@ -181,13 +191,14 @@ impl Translator {
                 namespace_labels: self.store.namespace_labels(&route.name.namespace),
                 hostnames: &draft.hostnames,
             };
-            let outcome = match (&gateway.view.domain, &draft.rejection) {
+            let outcome = match (&view.domain, &draft.rejection) {
                 (_, Some(problem)) => Err(problem.clone()),
                 (Err(problem), None) => Err(problem.clone()),
-                (Ok(domain), None) => find_attachments(&name, &gateway.view, reference, applicant)
-                    .map(|attachments| (domain.clone(), attachments)),
+                (Ok(domain), None) => {
+                    find_attachments(view, reference, applicant).map(|attachments| (domain.clone(), attachments))
+                }
             };
-            Some(Parent { reference: reference.clone(), controller: gateway.controller.clone(), outcome })
+            Some(Parent { reference: reference.clone(), controller: view.controller.clone(), outcome })
         };
         draft.parents.iter().filter_map(find).collect()
     }
@@ -224,10 +235,14 @@ impl Translator {
     }
 }
 
-/// The Gateway that a parent reference names; `None` for a parent of another kind.
-pub(super) fn gateway_of(reference: &ParentReference, route: &ObjectRef) -> Option<ObjectName> {
-    let is_gateway = reference.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP
-        && reference.kind.as_deref().unwrap_or("Gateway") == "Gateway";
+/// The Gateway or ListenerSet that a parent reference names; `None` for a parent of another kind.
+pub(super) fn parent_of(reference: &ParentReference, route: &ObjectRef) -> Option<ObjectRef> {
+    let kind = match reference.kind.as_deref().unwrap_or("Gateway") {
+        "Gateway" => Kind::Gateway,
+        "ListenerSet" => Kind::ListenerSet,
+        _ => return None,
+    };
+    let is_own_group = reference.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP;
     let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(&route.name.namespace);
-    is_gateway.then(|| ObjectName::new(namespace, &reference.name))
+    is_own_group.then(|| ObjectRef::new(kind, ObjectName::new(namespace, &reference.name)))
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     generated::{
         gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute, http_route::HttpRoute,
-        reference_grant::ReferenceGrant,
+        listener_set::ListenerSet, reference_grant::ReferenceGrant,
     },
     grants::{CrossReference, is_permitted},
     object::{Kind, Object, ObjectRef},
@@ -56,6 +56,7 @@ impl Store {
         find_domain: TrafficDomain -> TrafficDomain;
         find_class: GatewayClass -> GatewayClass;
         find_gateway: Gateway -> Gateway;
+        find_listener_set: ListenerSet -> ListenerSet;
         find_http_route: HTTPRoute -> HttpRoute;
         find_grpc_route: GRPCRoute -> GrpcRoute;
         find_backend: Backend -> Backend;

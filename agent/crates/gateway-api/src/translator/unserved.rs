@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Translator, routes::gateway_of};
+use super::{Translator, routes::parent_of};
 use crate::{
     endpoints::{judge_backend, judge_slice},
     generated::common::ParentReference,
@@ -15,7 +15,7 @@ impl Translator {
     pub(super) fn settle_unserved(&mut self) {
         for reference in std::mem::take(&mut self.work.unserved) {
             let Some(object) = self.store.find(&reference).cloned() else {
-                self.edges.route_gateways.replace(&reference, BTreeSet::new());
+                self.edges.route_parents.replace(&reference, BTreeSet::new());
                 self.set_status(&reference, None);
                 continue;
             };
@@ -24,23 +24,6 @@ impl Translator {
                 Object::TLSRoute(route) => self.refuse_route(&reference, generation, route.spec.parent_refs.as_deref()),
                 Object::TCPRoute(route) => self.refuse_route(&reference, generation, route.spec.parent_refs.as_deref()),
                 Object::UDPRoute(route) => self.refuse_route(&reference, generation, route.spec.parent_refs.as_deref()),
-                Object::ListenerSet(set) => {
-                    let parent = &set.spec.parent_ref;
-                    let parent = ParentReference {
-                        group: parent.group.clone(),
-                        kind: parent.kind.clone(),
-                        name: parent.name.clone(),
-                        namespace: parent.namespace.clone(),
-                        ..ParentReference::default()
-                    };
-                    let parents = self.refuse_route(&reference, generation, Some(&[parent]));
-                    parents
-                        .parents
-                        .into_iter()
-                        .next()
-                        .map(|parent| of_conditions(parent.conditions))
-                        .unwrap_or_default()
-                }
                 Object::BackendTLSPolicy(_) => {
                     let mut conditions = Conditions::new(generation);
                     conditions.judge(condition::ACCEPTED, "Accepted", Some(&not_served(&reference)));
@@ -63,13 +46,13 @@ impl Translator {
         parents: Option<&[ParentReference]>,
     ) -> ObjectStatus {
         let parents = parents.unwrap_or_default();
-        let gateways = parents.iter().filter_map(|parent| gateway_of(parent, reference));
-        self.edges.route_gateways.replace(reference, gateways.collect());
+        let named = parents.iter().filter_map(|parent| parent_of(parent, reference));
+        self.edges.route_parents.replace(reference, named.collect());
         let parents = parents.iter().filter_map(|parent| {
-            let gateway = self.gateways.get(&gateway_of(parent, reference)?)?;
+            let view = self.find_view(&parent_of(parent, reference)?)?;
             let mut conditions = Conditions::new(generation);
             conditions.judge(condition::ACCEPTED, "Accepted", Some(&not_served(reference)));
-            let controller = gateway.controller.clone();
+            let controller = view.controller.clone();
             Some(ParentStatus { parent: parent.clone(), controller, conditions: conditions.into_list() })
         });
         ObjectStatus { parents: parents.collect(), ..ObjectStatus::default() }

@@ -51,7 +51,11 @@ impl Line<'_> {
         // Writing to a Vec cannot fail, here and below.
         let _ = write!(out, "{{\"time\":\"{:.3}\",{labels}", jiff::Timestamp::now());
         if let Some(listener) = self.listener {
-            let _ = write!(out, "\"gateway\":\"{}\",\"listener\":\"{}\",", listener.gateway, listener.name);
+            let _ = write!(out, "\"gateway\":\"{}\",", listener.gateway);
+            if let Some(set) = &listener.set {
+                let _ = write!(out, "\"listener_set\":\"{set}\",");
+            }
+            let _ = write!(out, "\"listener\":\"{}\",", listener.name);
         }
         if let Some(rule) = self.rule {
             let _ = write!(out, "\"route\":\"{:?}/{}\",\"rule\":{},", rule.kind, rule.route, rule.index);

@@ -13,7 +13,7 @@ use crate::certificates::TlsContext;
 const PORTS: [u16; 2] = [80, 443];
 
 fn listener_key(name: &str) -> ListenerKey {
-    ListenerKey { gateway: ObjectName::new("g", "edge"), name: name.into() }
+    ListenerKey::of_gateway(ObjectName::new("g", "edge"), name)
 }
 
 fn listener(name: &str, hostname: Option<&str>, is_tls: bool) -> Change {

@@ -85,7 +85,7 @@ fn of_gateways_with_one_address_port_and_name_the_older_serves() {
     assert!(is_served(&world, "old") && !is_served(&world, "young"));
     let place = (Kind::Gateway, "gws", "young", "http");
     world.assert_condition(place, "Conflicted=true HostnameConflict", "Gateway/gws/old");
-    world.assert_condition(place, "Programmed=false Invalid", "10.20.1.5:80");
+    world.assert_condition(place, "Programmed=false HostnameConflict", "10.20.1.5:80");
     world.assert_condition(place, "Accepted=false HostnameConflict", "change the port");
     world.delete(Kind::Gateway, "gws", "old");
     assert!(is_served(&world, "young"));

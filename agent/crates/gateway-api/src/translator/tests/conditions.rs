@@ -509,12 +509,9 @@ fn kinds_that_are_not_served_are_refused_by_name() {
     world.put(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: t, namespace: shop}\n\
          spec: {parentRefs: [{name: external, namespace: gw-external}], rules: [{backendRefs: [{name: a, port: 1}]}]}\n---\n\
-         apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: l, namespace: shop}\n\
-         spec: {parentRef: {name: external, namespace: gw-external}, listeners: [{name: a, port: 1, protocol: HTTP}]}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: f, namespace: shop}\naddressType: FQDN\nendpoints: []",
     );
     world.assert_condition((Kind::TCPRoute, "shop", "t", ""), "Accepted=false UnsupportedValue", "TCPRoute is a kind");
-    world.assert_condition((Kind::ListenerSet, "shop", "l", ""), "Accepted=false UnsupportedValue", "ListenerSet");
     world.assert_condition((Kind::EndpointSlice, "shop", "f", ""), "Accepted=false UnsupportedValue", "FQDN");
 }
 

@@ -3,7 +3,9 @@
 mod addresses;
 mod conditions;
 mod example;
+mod gateways;
 mod incremental;
+mod listener_sets;
 mod mutation;
 mod order;
 mod origins;
@@ -115,6 +117,11 @@ impl World {
         }
     }
 
+    /// The names of all listeners in a domain's model.
+    fn listeners(&self, domain: &str) -> Vec<String> {
+        self.model(domain).listeners().map(|(key, _)| key.to_string()).collect()
+    }
+
     fn status(&self, kind: Kind, namespace: &str, name: &str) -> &ObjectStatus {
         let reference = reference(kind, namespace, name);
         self.translator.find_status(&reference).unwrap_or_else(|| panic!("nothing is said about {reference}"))
@@ -162,7 +169,7 @@ fn rule_key(namespace: &str, name: &str, index: u16) -> Key {
 }
 
 fn listener_key(namespace: &str, gateway: &str, name: &str) -> Key {
-    Key::Listener(ListenerKey { gateway: ObjectName::new(namespace, gateway), name: Arc::from(name) })
+    Key::Listener(ListenerKey::of_gateway(ObjectName::new(namespace, gateway), name))
 }
 
 /// Domains with their resources.

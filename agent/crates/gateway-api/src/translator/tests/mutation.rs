@@ -5,14 +5,45 @@ use serde_json::Value;
 
 use super::*;
 
-/// A second route, Gateway and Service beside the example's, so that there is something to leave alone of each kind.
-const BESIDE: &str = "
+/// A second route, Gateway and Service beside the example's, and two ListenerSets, so that there is something to leave alone of each kind.
+const BESIDE: &str = r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: beside, namespace: gw-external}
 spec:
   gatewayClassName: public
+  allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {gw-access: external}}}}
   listeners: [{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: beside, namespace: shop}
+spec:
+  parentRef: {name: beside, namespace: gw-external}
+  listeners:
+  - {name: http, protocol: HTTP, port: 80, hostname: set.example.com, allowedRoutes: {namespaces: {from: All}}}
+  - {name: https, protocol: HTTPS, port: 443, hostname: "*.example.com", tls: {certificateRefs: [{name: example-com, namespace: gw-external}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: second, namespace: shop}
+spec:
+  parentRef: {name: beside, namespace: gw-external}
+  listeners: [{name: http, protocol: HTTP, port: 80, hostname: second.example.com}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: sets, namespace: shop}
+spec:
+  parentRefs: [{kind: ListenerSet, name: beside}, {kind: ListenerSet, name: second, sectionName: http}]
+  rules: [{backendRefs: [{name: products-v1, port: 8080}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: sets, namespace: gw-external}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: ListenerSet, namespace: shop}]
+  to: [{group: "", kind: Secret}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -32,7 +63,7 @@ metadata: {name: beside, namespace: elsewhere, labels: {kubernetes.io/service-na
 addressType: IPv4
 ports: [{port: 80}]
 endpoints: [{addresses: [10.30.0.99]}]
-";
+"#;
 
 fn world() -> World {
     let mut world = World::example();
@@ -78,7 +109,11 @@ fn an_invalid_object_of_each_kind_changes_its_own_resources_only() {
         (
             "a Secret that is no certificate",
             "apiVersion: v1\nkind: Secret\nmetadata: {name: example-com, namespace: gw-external}\ntype: kubernetes.io/tls\nstringData: {tls.crt: nonsense, tls.key: nonsense}",
-            &["public: certificate gw-external/example-com", "public: listener gw-external/external/https"],
+            &[
+                "public: certificate gw-external/example-com",
+                "public: listener gw-external/beside/ListenerSet/shop/beside/https",
+                "public: listener gw-external/external/https",
+            ],
         ),
         (
             "a Service without ports",
@@ -107,7 +142,6 @@ fn an_invalid_object_of_each_kind_changes_its_own_resources_only() {
             "a Gateway with impossible listeners",
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: external, namespace: gw-external}\nspec: {gatewayClassName: public, listeners: [{name: https, protocol: HTTP, port: 0, allowedRoutes: {namespaces: {from: All}}}, {name: http, protocol: NONSENSE, port: 80, allowedRoutes: {namespaces: {from: All}}}]}",
             &[
-                "public: certificate gw-external/example-com",
                 "public: listener gw-external/external/http",
                 "public: listener gw-external/external/https",
                 "public: rule HTTPRoute/shop/products rule 0",
@@ -137,6 +171,43 @@ fn an_invalid_object_of_each_kind_changes_its_own_resources_only() {
             "a TrafficDomain with the pools of another",
             "apiVersion: tidegate.dev/v1alpha1\nkind: TrafficDomain\nmetadata: {name: zz}\nspec: {interfaces: [lan1], addresses: {pool: [0.0.0.0/0]}}",
             &[],
+        ),
+        (
+            "a ListenerSet with impossible listeners",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: beside, namespace: shop}\nspec: {parentRef: {name: beside, namespace: gw-external}, listeners: [{name: http, protocol: HTTP, port: 0}, {name: https, protocol: NONSENSE, port: 80}, {name: http, protocol: HTTP, port: 80, hostname: second.example.com}]}",
+            &[
+                "public: listener gw-external/beside/ListenerSet/shop/beside/http",
+                "public: listener gw-external/beside/ListenerSet/shop/beside/https",
+                "public: rule HTTPRoute/shop/sets rule 0",
+            ],
+        ),
+        (
+            "a ListenerSet that takes what others have",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: zz, namespace: shop}\nspec: {parentRef: {name: beside, namespace: gw-external}, listeners: [{name: a, protocol: HTTP, port: 80}, {name: b, protocol: HTTPS, port: 80}, {name: c, protocol: HTTP, port: 80, hostname: second.example.com}, {name: d, protocol: UDP, port: 70000}]}",
+            &[],
+        ),
+        (
+            "a ListenerSet of no Gateway",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: second, namespace: shop}\nspec: {parentRef: {group: a, kind: B, name: c}, listeners: []}",
+            &[
+                "public: listener gw-external/beside/ListenerSet/shop/second/http",
+                "public: rule HTTPRoute/shop/sets rule 0",
+            ],
+        ),
+        (
+            "a Gateway that takes no sets",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: beside, namespace: gw-external}\nspec: {gatewayClassName: public, allowedListeners: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Like}]}}}, listeners: [{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}]}",
+            &[
+                "public: listener gw-external/beside/ListenerSet/shop/beside/http",
+                "public: listener gw-external/beside/ListenerSet/shop/beside/https",
+                "public: listener gw-external/beside/ListenerSet/shop/second/http",
+                "public: rule HTTPRoute/shop/sets rule 0",
+            ],
+        ),
+        (
+            "a grant to ListenerSets that is taken back",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: sets, namespace: gw-external}\nspec: {from: [], to: []}",
+            &["public: listener gw-external/beside/ListenerSet/shop/beside/https"],
         ),
         (
             "a Namespace without labels",

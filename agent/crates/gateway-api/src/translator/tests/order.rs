@@ -17,6 +17,11 @@ fn versions() -> Vec<Vec<Object>> {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: gws, creationTimestamp: \"2026-01-01T00:00:{created:02}Z\"}}\nspec: {spec}"
         )
     };
+    let set = |name: &str, created: u32, spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {{name: {name}, namespace: shop, creationTimestamp: \"2026-01-01T00:00:{created:02}Z\"}}\nspec: {spec}"
+        )
+    };
     let route = |name: &str, spec: &str| {
         format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {name}, namespace: shop}}\nspec: {spec}"
@@ -55,7 +60,8 @@ fn versions() -> Vec<Vec<Object>> {
         vec![class("a"), class("b"), class("nothing")],
         vec![
             gateway("g", 1, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: Selector, selector: {{matchLabels: {{access: open}}}}}}}}}}, {{name: https, protocol: HTTPS, port: 443, tls: {{certificateRefs: [{{name: cert}}, {{name: far, namespace: admin}}]}}, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
-            gateway("g", 1, "{gatewayClassName: c, listeners: [{name: http, protocol: HTTP, port: 80, hostname: \"*.example.com\", allowedRoutes: {namespaces: {from: All}}}]}"),
+            gateway("g", 1, "{gatewayClassName: c, allowedListeners: {namespaces: {from: All}}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: \"*.example.com\", allowedRoutes: {namespaces: {from: All}}}]}"),
+            gateway("g", 1, "{gatewayClassName: c, allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {access: open}}}}, listeners: [{name: http, protocol: HTTP, port: 81}]}"),
             gateway("g", 1, "{gatewayClassName: other, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
         ],
         vec![
@@ -71,6 +77,20 @@ fn versions() -> Vec<Vec<Object>> {
             route("r", "{parentRefs: [{name: g, namespace: gws}], rules: [{backendRefs: [{name: one, port: 80}]}, {matches: [{path: {value: /x}}], backendRefs: [{name: far, namespace: admin, port: 80}]}]}"),
             route("r", "{parentRefs: [{name: g, namespace: gws, sectionName: http}, {name: h, namespace: gws}], hostnames: [a.example.com], rules: [{backendRefs: [{name: two, port: 80, weight: 3}, {name: b, group: tidegate.dev, kind: Backend}]}]}"),
             route("r", "{parentRefs: [{name: g, namespace: gws}], rules: [{filters: [{type: ExtensionRef}]}, {matches: [{path: {type: RegularExpression, value: \"(\"}}]}, {}]}"),
+        ],
+        vec![
+            set("l", 4, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}, {name: tls, protocol: HTTPS, port: 444, tls: {certificateRefs: [{name: far, namespace: admin}]}}]}"),
+            set("l", 9, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: a.example.com}, {name: odd, protocol: TCP, port: 81}, {name: http, protocol: HTTP, port: 82}]}"),
+            set("l", 4, "{parentRef: {name: h, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
+            set("l", 4, "{parentRef: {name: nothing}, listeners: []}"),
+        ],
+        vec![
+            set("m", 4, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: a.example.com, allowedRoutes: {namespaces: {from: All}}}]}"),
+            set("m", 4, "{parentRef: {kind: Service, name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
+        ],
+        vec![
+            route("v", "{parentRefs: [{kind: ListenerSet, name: l}, {kind: ListenerSet, name: m, sectionName: http}, {name: g, namespace: gws}], rules: [{backendRefs: [{name: one, port: 80}]}]}"),
+            route("v", "{parentRefs: [{kind: ListenerSet, name: l, port: 82}], rules: [{backendRefs: [{name: one, port: 80}]}]}"),
         ],
         vec![
             route("s", "{parentRefs: [{name: h, namespace: gws}], rules: [{backendRefs: [{name: one, port: 80}], filters: [{type: RequestMirror, requestMirror: {backendRef: {name: two, port: 80}}}]}]}"),
@@ -89,7 +109,7 @@ fn versions() -> Vec<Vec<Object>> {
             "apiVersion: tidegate.dev/v1alpha1\nkind: Backend\nmetadata: {name: b, namespace: shop}\nspec: {tls: {}, endpoints: [{fqdn: {hostname: a.example.net, port: 80}}]}".to_owned(),
         ],
         vec![
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: grant, namespace: admin}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}, {group: gateway.networking.k8s.io, kind: Gateway, namespace: gws}], to: [{group: \"\", kind: Service}, {group: \"\", kind: Secret}]}".to_owned(),
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: grant, namespace: admin}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}, {group: gateway.networking.k8s.io, kind: Gateway, namespace: gws}, {group: gateway.networking.k8s.io, kind: ListenerSet, namespace: shop}], to: [{group: \"\", kind: Service}, {group: \"\", kind: Secret}]}".to_owned(),
             "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: grant, namespace: admin}\nspec: {from: [], to: []}".to_owned(),
         ],
         vec!["apiVersion: v1\nkind: Secret\nmetadata: {name: cert, namespace: gws}\ntype: kubernetes.io/tls".to_owned()],
@@ -126,7 +146,7 @@ proptest! {
 
     #[test]
     fn one_by_one_in_any_order_comes_to_the_same_as_all_at_once(
-        steps in proptest::collection::vec((0usize..22, 0usize..5), 1..80),
+        steps in proptest::collection::vec((0usize..25, 0usize..5), 1..80),
         batches in proptest::collection::vec(1usize..5, 80),
     ) {
         thread_local!(static VERSIONS: Vec<Vec<Object>> = versions());

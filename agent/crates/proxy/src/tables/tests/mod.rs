@@ -25,7 +25,7 @@ fn tables() -> Tables {
 }
 
 pub(crate) fn listener_key(index: usize) -> ListenerKey {
-    ListenerKey { gateway: ObjectName::new("g", ["one", "two"][index % 2]), name: index.to_string().into() }
+    ListenerKey::of_gateway(ObjectName::new("g", ["one", "two"][index % 2]), index.to_string())
 }
 
 pub(crate) fn listener(hostname: Option<&str>) -> Listener {

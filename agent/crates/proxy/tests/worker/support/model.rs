@@ -9,7 +9,7 @@ use tidegate_model::{
 };
 
 pub(crate) fn listener_key(name: &str) -> ListenerKey {
-    ListenerKey { gateway: ObjectName::new("test", "gateway"), name: name.into() }
+    ListenerKey::of_gateway(ObjectName::new("test", "gateway"), name)
 }
 
 pub(crate) fn backend_key(name: &str) -> BackendKey {

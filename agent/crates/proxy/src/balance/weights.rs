@@ -4,6 +4,11 @@
 
 use std::cell::Cell;
 
+use super::random::Prng;
+
+/// Choices made ahead at most to begin somewhere in a cycle: far more than a hundred shards need to begin apart.
+const MAX_AHEAD: u32 = 1024;
+
 /// Weights with the state of the choice.
 #[derive(Debug)]
 pub struct Weights {
@@ -27,6 +32,17 @@ impl Weights {
             only,
             weights,
         }
+    }
+
+    /// Begins somewhere in the cycle. Shards that all began at its start would together give the first of few requests to
+    /// the same entries: with 64 shards and 500 requests of 70 to 30 the error was 7 %.
+    #[must_use]
+    pub fn shuffled(self, random: &mut Prng) -> Self {
+        if self.only.is_none() {
+            let cycle = u32::try_from(self.total).unwrap_or(u32::MAX).min(MAX_AHEAD);
+            (0..random.below(cycle)).for_each(|_| drop(self.choose()));
+        }
+        self
     }
 
     /// Index of the entry that is next; `None` when no entry has a weight.
@@ -71,10 +87,26 @@ mod tests {
     }
 
     #[test]
+    fn many_shards_with_few_requests_each_keep_to_the_weights() {
+        let mut random = Prng::from_seed(7);
+        let mut counts = [0u32; 2];
+        let shards: Vec<_> = (0..64).map(|_| Weights::new([70, 30]).shuffled(&mut random)).collect();
+        for request in 0..500 {
+            counts[shards[request % shards.len()].choose().unwrap()] += 1;
+        }
+        assert!((325..=375).contains(&counts[0]), "{counts:?}");
+        // From wherever it begins, a whole cycle is exact.
+        let mut cycle = [0u32; 2];
+        (0..100).for_each(|_| cycle[shards[0].choose().unwrap()] += 1);
+        assert_eq!(cycle, [70, 30]);
+    }
+
+    #[test]
     fn no_weight_is_no_choice() {
         assert_eq!(Weights::new([]).choose(), None);
         assert_eq!(Weights::new([0, 0]).choose(), None);
         assert_eq!(Weights::new([0, 3, 0]).choose(), Some(1));
+        assert_eq!(Weights::new([]).shuffled(&mut Prng::from_seed(1)).choose(), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ mod protocols;
 #[cfg(test)]
 mod references;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod seeing;
 #[cfg(test)]
 mod start;

@@ -93,7 +93,7 @@ impl Models {
         }
     }
 
-    /// Counts one more user of a backend; `is_grpc` when it is a GRPCRoute.
+    /// Counts one more user of a backend; `is_grpc` when it speaks gRPC to it.
     pub(crate) fn use_backend(&mut self, domain: &DomainName, key: &BackendKey, is_grpc: bool, now: &CurrentBackend) {
         let Some(entry) = self.entries.get_mut(domain) else { return };
         let users = entry.backends.entry(key.clone()).or_default();

@@ -83,8 +83,10 @@ pub fn parse(mut value: Value) -> Result<Parsed, ParseError> {
             _ => {}
         }
     }
-    if kind == Kind::Secret {
-        encode_string_data(fields);
+    match kind {
+        Kind::Secret => encode_string_data(fields),
+        Kind::HTTPRoute | Kind::GRPCRoute => rename_session_fields(fields),
+        _ => {}
     }
     let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     let shown_name = if namespace.is_empty() { name } else { format!("{namespace}/{name}") };
@@ -108,6 +110,26 @@ fn with_type(mut value: Value, kind: Kind) -> Value {
         fields.insert("kind".to_owned(), Value::from(kind.as_str()));
     }
     value
+}
+
+/// Gateway API v1.6 wrote `sessionName` and `cookieConfig` where v1.7 writes `cookie` and `header`. What v1.7 has no field for
+/// (`idleTimeout`) stays, and is named as unknown.
+fn rename_session_fields(fields: &mut serde_json::Map<String, Value>) {
+    let rules = fields.get_mut("spec").and_then(|spec| spec.get_mut("rules")).and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
+        let Some(session) = rule.get_mut("sessionPersistence").and_then(Value::as_object_mut) else { continue };
+        let is_header = session.get("type").and_then(Value::as_str) == Some("Header");
+        let target = if is_header { "header" } else { "cookie" };
+        if let Some(config) = session.remove("cookieConfig") {
+            session.entry("cookie").or_insert(config);
+        }
+        if let Some(name) = session.remove("sessionName") {
+            let target = session.entry(target).or_insert_with(|| Value::Object(serde_json::Map::new()));
+            if let Some(target) = target.as_object_mut() {
+                target.entry("name").or_insert(name);
+            }
+        }
+    }
 }
 
 /// `stringData` is write-only: an API server moves it to `data` in base64, a folder of files has nobody else to do so.
@@ -140,6 +162,25 @@ mod tests {
         let parsed = parse(route(json!({"rules": [{"backendRef": []}], "hostname": "a"}))).unwrap();
         assert_eq!(parsed.unknown_fields, ["spec.hostname", "spec.rules[0].backendRef"]);
         assert_eq!(parsed.object.reference().to_string(), "HTTPRoute/default/r");
+    }
+
+    #[test]
+    fn sessions_of_an_older_release_are_read() {
+        let sessions = |session: Value| {
+            let parsed = parse(route(json!({"rules": [{"sessionPersistence": session}]}))).unwrap();
+            let Object::HTTPRoute(route) = parsed.object else { panic!("an HTTPRoute was written") };
+            let session = route.spec.rules.clone().unwrap()[0].session_persistence.clone().unwrap();
+            (session, parsed.unknown_fields)
+        };
+        let old = json!({"sessionName": "sid", "type": "Cookie", "absoluteTimeout": "1h",
+            "cookieConfig": {"lifetimeType": "Permanent"}, "idleTimeout": "5m"});
+        let new =
+            json!({"type": "Cookie", "absoluteTimeout": "1h", "cookie": {"name": "sid", "lifetimeType": "Permanent"}});
+        let (session, unknown) = sessions(old);
+        assert_eq!(session, sessions(new).0);
+        assert_eq!(unknown, ["spec.rules[0].sessionPersistence.idleTimeout"]);
+        let old = json!({"sessionName": "X-S", "type": "Header"});
+        assert_eq!(sessions(old), sessions(json!({"type": "Header", "header": {"name": "X-S"}})));
     }
 
     #[test]

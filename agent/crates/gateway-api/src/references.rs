@@ -19,6 +19,8 @@ pub(crate) struct Uses {
     pub(crate) named: BTreeSet<BackendKey>,
     /// Backends that requests may be sent to.
     pub(crate) usable: BTreeSet<BackendKey>,
+    /// Those of them that are asked in gRPC, whatever the routes speak.
+    pub(crate) grpc: BTreeSet<BackendKey>,
     /// Namespaces whose grants matter.
     pub(crate) grants: BTreeSet<Arc<str>>,
     /// References that lead nowhere.
@@ -53,6 +55,17 @@ impl<'a> Resolver<'a> {
             Err(problem) => self.uses.problems.push(problem.clone()),
         }
         resolved
+    }
+
+    /// As [`Self::resolve`], for a backend that is asked in gRPC.
+    pub(crate) fn resolve_grpc(
+        &mut self,
+        field: &str,
+        reference: &BackendObjectReference,
+    ) -> Result<BackendKey, Problem> {
+        let key = self.resolve(field, reference)?;
+        self.uses.grpc.insert(key.clone());
+        Ok(key)
     }
 
     fn find(&mut self, field: &str, reference: &BackendObjectReference) -> Result<BackendKey, Problem> {

@@ -22,7 +22,8 @@ pub use id::{DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameEr
 pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol, TlsMode};
 pub use resource::{Change, Delta, Key, Model, Resource};
 pub use rule::{
-    Attachment, BackendTarget, Cors, CorsOrigin, Filter, Fraction, HeaderEdits, HeaderMatch, Match, Mirror, PathMatch,
-    PathRewrite, QueryMatch, Redirect, Rewrite, Rule, RuleKey, RuleKind, Timeouts, ValueMatch, WeightedBackend,
+    Attachment, BackendTarget, Cors, CorsOrigin, ExternalAuth, ExternalAuthProtocol, Filter, Fraction, HeaderEdits,
+    HeaderMatch, Match, Mirror, PathMatch, PathRewrite, QueryMatch, Redirect, Retry, Rewrite, Rule, RuleKey, RuleKind,
+    SessionCarrier, SessionPersistence, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use sources::SourceList;

@@ -55,6 +55,10 @@ pub struct Rule {
     pub backends: Vec<WeightedBackend>,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// When requests are sent again; `None` is the default of the proxy.
+    pub retry: Option<Retry>,
+    /// What keeps a client at one endpoint.
+    pub session: Option<SessionPersistence>,
 }
 
 /// Attachment of a rule or a forward to a listener.
@@ -133,6 +137,38 @@ pub enum Filter {
     Mirror(Mirror),
     /// `CORS`.
     Cors(Cors),
+    /// `ExternalAuth`: another server decides whether the request goes on.
+    ExternalAuth(ExternalAuth),
+}
+
+/// A server that is asked about each request before it goes on. Whatever fails, the request does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalAuth {
+    /// Who is asked; `None` when the reference is not valid: every request is refused then.
+    pub backend: Option<BackendKey>,
+    /// How it is asked.
+    pub protocol: ExternalAuthProtocol,
+    /// Bytes of a request's body that are sent with the question; a longer body is refused. `None` sends none.
+    pub max_body: Option<u32>,
+}
+
+/// How an authorization server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExternalAuthProtocol {
+    /// A request of the same method, host and path; 200 lets the client's request go on.
+    Http {
+        /// What stands before the path; empty for nothing.
+        path_prefix: Arc<str>,
+        /// Lower-case names of the client's fields that are sent beside those that always are.
+        request_headers: Vec<Arc<str>>,
+        /// Lower-case names of the answer's fields that are put into the client's request; empty for all.
+        response_headers: Vec<Arc<str>>,
+    },
+    /// `envoy.service.auth.v3.Authorization/Check`.
+    Grpc {
+        /// Lower-case names of the client's fields that are sent; empty for all.
+        request_headers: Vec<Arc<str>>,
+    },
 }
 
 /// Edits of header fields, applied in the order set, add, remove.
@@ -259,4 +295,43 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// One attempt at a backend.
     pub backend_request: Option<Duration>,
+}
+
+/// Retries of a rule (GEP-1731).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Statuses of responses after which a request is sent again.
+    pub codes: Vec<u16>,
+    /// Attempts after the first; zero sends each request once.
+    pub attempts: u32,
+    /// Pause before the first retry, from which later ones grow; `None` is the default of the proxy.
+    pub backoff: Option<Duration>,
+}
+
+/// Session persistence of a rule (GEP-1619).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionPersistence {
+    /// Where the client keeps its token.
+    pub carrier: SessionCarrier,
+    /// After so long a session is over, however busy it is.
+    pub absolute_timeout: Option<Duration>,
+    /// What the key is made of that seals tokens of this rule, the same on every node. It keeps them opaque and whole;
+    /// whatever a token says, it can only choose among the endpoints of the rule's backends.
+    pub secret: Arc<str>,
+}
+
+/// Where a client keeps the token of its session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionCarrier {
+    /// A cookie.
+    Cookie {
+        /// Its name, a token (RFC 9110 section 5.6.2).
+        name: Arc<str>,
+        /// Its `Path`.
+        path: Arc<str>,
+        /// Whether it outlives the browser's session, for the absolute timeout.
+        is_permanent: bool,
+    },
+    /// A header field of responses, which the client sends back with its requests: its lower-case name.
+    Header(Arc<str>),
 }

@@ -148,6 +148,8 @@ fn put(shape: Shape, index: usize) -> Change {
         filters: vec![],
         backends: vec![WeightedBackend { target, weight: 1, filters: vec![] }],
         timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
     };
     Change::Put(Resource::Rule(rule_key(index), Arc::new(rule)))
 }

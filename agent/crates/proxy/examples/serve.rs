@@ -72,6 +72,8 @@ fn changes(frontend: FrontendKey, endpoint: SocketAddr, protocol: BackendProtoco
             filters: Vec::new(),
         }],
         timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
     };
     let served = Listener {
         frontends: vec![frontend],

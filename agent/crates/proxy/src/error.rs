@@ -45,6 +45,8 @@ pub enum ErrorKind {
     NoEndpoint,
     /// The backend's TLS settings cannot be used.
     BackendUnusable,
+    /// An authorization server's answer that is none.
+    ExternalAuth,
     /// The rule's `backendRequest` limit.
     BackendTimeout,
     /// The rule's `request` limit.

@@ -27,6 +27,7 @@ pub fn verdict(error: &Error) -> Verdict {
         (ErrorKind::Http2, _) => (499, "client_http2"),
         (ErrorKind::NoEndpoint, _) => (503, "no_endpoint"),
         (ErrorKind::BackendUnusable, _) => (500, "backend_unusable"),
+        (ErrorKind::ExternalAuth, _) => (503, "external_auth_malformed"),
         (ErrorKind::BackendTimeout, _) => (504, "backend_timeout"),
         (ErrorKind::RequestTimeout, _) => (504, "request_timeout"),
         (ErrorKind::Idle, _) => (504, "upstream_idle"),

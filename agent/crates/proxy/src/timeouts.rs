@@ -61,5 +61,8 @@ pub const HTTP2_STALL: Duration = Duration::from_secs(360);
 /// The answer to a mirrored request is thrown away, but not waited for longer than this.
 pub const MIRROR: Duration = Duration::from_secs(30);
 
+/// An authorization server's answer. A person waits for it: longer than a look-up in a database, shorter than their patience.
+pub const EXTERNAL_AUTH: Duration = Duration::from_secs(10);
+
 /// Pause of an accept loop whose process has no file descriptor left: short, since each closed connection frees one.
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

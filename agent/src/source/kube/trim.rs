@@ -34,8 +34,8 @@ fn trim_metadata(kind: Kind, fields: &mut Map<String, Value>) {
     metadata.retain(|name, _| match name.as_str() {
         "name" | "namespace" | "creationTimestamp" => true,
         "generation" => has_generation,
-        // What is made for a Gateway belongs to it by this.
-        "uid" => kind == Kind::Gateway,
+        // What is made for a Gateway belongs to it by this; what sessions of a route are sealed with.
+        "uid" => matches!(kind, Kind::Gateway | Kind::HTTPRoute | Kind::GRPCRoute),
         "labels" => matches!(kind, Kind::Namespace | Kind::EndpointSlice),
         _ => false,
     });

@@ -8,6 +8,7 @@ use tidegate_model::{
     Cors, CorsOrigin, Filter, Fraction, HeaderEdits, Hostname, Match, Mirror, PathMatch, PathRewrite, Redirect, Rewrite,
 };
 
+use super::external_auth::read_external_auth;
 use crate::{
     generated::{
         common::{HeaderModifier, HttpHeader, RequestMirror},
@@ -78,7 +79,10 @@ fn read_filter(
             let cors = filter.cors.as_ref().ok_or_else(|| missing("cors"))?;
             read_cors(&format!("{field}.cors"), cors).map(Filter::Cors)
         }
-        HttpRouteFilterType::ExternalAuth => Err(format!("{field}: ExternalAuth is not served yet: remove it")),
+        HttpRouteFilterType::ExternalAuth => {
+            let auth = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
+            read_external_auth(&format!("{field}.externalAuth"), auth, resolver).map(Filter::ExternalAuth)
+        }
         HttpRouteFilterType::ExtensionRef => {
             let named = filter.extension_ref.as_ref().map(|named| format!(" {} {}", named.kind, named.name));
             Err(format!("{field}: ExtensionRef{} is not served yet: remove it", named.unwrap_or_default()))

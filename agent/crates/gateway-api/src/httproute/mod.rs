@@ -4,9 +4,12 @@
 //! carried out stays and answers 500: were it left out, its requests would fall through to a rule without those filters.
 
 mod backends;
+mod external_auth;
 mod filters;
 mod grpc;
 mod matches;
+mod retry;
+mod session;
 
 use std::sync::Arc;
 
@@ -83,6 +86,7 @@ pub(crate) fn read_grpc_route(route: &GrpcRoute, store: &Store) -> RouteDraft {
 
 /// Gathers what is read of one route.
 struct Reader<'a> {
+    identity: session::Identity,
     created: i64,
     generation: Option<i64>,
     resolver: Resolver<'a>,
@@ -97,6 +101,7 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(kind: Kind, metadata: &ObjectMeta, store: &'a Store, namespace: &'a str) -> Self {
         Self {
+            identity: session::Identity::new(kind, metadata),
             created: created_at(metadata),
             generation: metadata.generation,
             resolver: Resolver::new(store, kind, namespace),
@@ -123,6 +128,8 @@ impl<'a> Reader<'a> {
             filters: Vec::new(),
             backends: Vec::new(),
             timeouts: Timeouts::default(),
+            retry: None,
+            session: None,
         };
         if let Err(fault) = self.fill_rule(&mut translated, field, rule) {
             self.broken += 1;
@@ -151,14 +158,9 @@ impl<'a> Reader<'a> {
         } else {
             translated.backends = backends::read_backends(field, references, matches, &mut self.resolver)?;
         }
-        if rule.retry.is_some() {
-            self.unenforced.push(format!(
-                "{field}.retry is not enforced yet: only requests that no backend has seen are tried again"
-            ));
-        }
-        if rule.session_persistence.is_some() {
-            self.unenforced.push(format!("{field}.sessionPersistence is not enforced yet"));
-        }
+        translated.retry = rule.retry.as_ref().map(|retry| retry::read_retry(field, retry)).transpose()?;
+        let of_rule = |session| self.identity.read_session(field, translated.name.as_deref(), session);
+        translated.session = rule.session_persistence.as_ref().map(of_rule).transpose()?;
         Ok(())
     }
 

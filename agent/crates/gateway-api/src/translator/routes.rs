@@ -22,7 +22,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     rules: BTreeMap<DomainName, BTreeSet<RuleKey>>,
-    backends: BTreeSet<(DomainName, BackendKey)>,
+    /// With whether they are spoken to in gRPC.
+    backends: BTreeSet<(DomainName, BackendKey, bool)>,
     attached: BTreeSet<ListenerKey>,
     /// Whether the labels of its namespace decide about an attachment.
     pub(super) reads_labels: bool,
@@ -74,7 +75,8 @@ impl Translator {
         // What is put into a model that is not here would be missing when it comes.
         attachments.retain(|domain, _| self.models.is_here(domain));
         for (domain, attachments) in attachments {
-            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone())));
+            let is_grpc = |key| route.kind == Kind::GRPCRoute || draft.uses.grpc.contains(key);
+            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone(), is_grpc(key))));
             let attachments: Vec<_> = attachments.into_values().collect();
             let keys =
                 draft.rules.iter().map(|(index, rule)| self.put_rule(&domain, route, *index, rule, &attachments));
@@ -117,16 +119,15 @@ impl Translator {
 
     /// Replaces the record of what a route has in the models, and brings everything counted in line with it.
     fn replace_route(&mut self, route: &ObjectRef, state: RouteState) {
-        let is_grpc = route.kind == Kind::GRPCRoute;
         let before = self.routes.remove(route).unwrap_or_default();
-        for (domain, key) in state.backends.difference(&before.backends) {
+        for (domain, key, is_grpc) in state.backends.difference(&before.backends) {
             if let Some(current) = self.backends.get(key).and_then(|backend| backend.current()) {
-                self.models.use_backend(domain, key, is_grpc, &current);
+                self.models.use_backend(domain, key, *is_grpc, &current);
             }
         }
-        for (domain, key) in before.backends.difference(&state.backends) {
+        for (domain, key, is_grpc) in before.backends.difference(&state.backends) {
             let current = self.backends.get(key).and_then(|backend| backend.current());
-            self.models.release_backend(domain, key, is_grpc, current.as_ref());
+            self.models.release_backend(domain, key, *is_grpc, current.as_ref());
         }
         for (domain, keys) in &before.rules {
             let kept = state.rules.get(domain);

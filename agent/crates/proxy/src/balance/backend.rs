@@ -112,6 +112,19 @@ impl BackendState {
         Some(endpoints[chosen].clone())
     }
 
+    /// The endpoint of that address, whatever its state.
+    pub fn find_endpoint(&self, addr: SocketAddr) -> Option<Rc<EndpointState>> {
+        self.endpoints.borrow().iter().find(|endpoint| endpoint.addr == addr).cloned()
+    }
+
+    /// Whether there is an endpoint that is none of `tried`.
+    pub fn has_other(&self, tried: &[SocketAddr]) -> bool {
+        let only_ready = self.ready.get() > 0;
+        let is_other =
+            |endpoint: &Rc<EndpointState>| (!only_ready || endpoint.is_ready()) && !tried.contains(&endpoint.addr);
+        self.endpoints.borrow().iter().any(is_other)
+    }
+
     /// Takes how to speak to the backend. `tls` is what was made of `backend.tls`.
     pub fn set_backend(&self, backend: &Backend, tls: Option<UpstreamTls>) {
         let is_usable = backend.tls.is_some() == tls.is_some();

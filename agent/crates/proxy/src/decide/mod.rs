@@ -10,13 +10,15 @@ use smallvec::SmallVec;
 use tidegate_model::Timeouts;
 
 use crate::{
-    balance::{BackendState, Prng},
+    balance::{BackendState, EndpointState, Prng},
+    external_auth::ExternalAuth,
     filters::{
         Filters,
         cors::{Cors, Fields, Grant},
         redirect::{Asked, Redirect},
     },
     http::head::{RequestHead, ResponseHead},
+    session,
     stats::RuleStats,
     tables::{CompiledRule, Frontend, ListenerState, NormalPath, Tables, Target, normal_path},
 };
@@ -33,6 +35,9 @@ pub struct ConnectionFacts {
     /// Name that the client sent in its TLS handshake: lower case, without a trailing dot.
     pub sni: Option<Arc<str>>,
 }
+
+/// Authorization servers that are asked about one request: the rule's, then the backendRef's.
+pub type Auths = SmallVec<[Rc<ExternalAuth>; 1]>;
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -60,6 +65,8 @@ pub struct LocalResponse {
     pub rule: Option<Rc<CompiledRule>>,
     /// Where the request is counted when it has ended.
     pub stats: Rc<RuleStats>,
+    /// Who must allow the request before it gets this answer.
+    pub auth: Auths,
 }
 
 /// How a request is forwarded.
@@ -75,11 +82,33 @@ pub struct Plan {
     pub mirrors: SmallVec<[Rc<BackendState>; 1]>,
     /// Where the request is counted when it has ended.
     pub stats: Rc<RuleStats>,
+    /// Who must allow the request before it goes on, in this order.
+    pub auth: Auths,
     backend_index: usize,
     /// Path to send, where it is not the one received: the rule's own, then with the backendRef's rewrite.
     rule_path: Option<Box<str>>,
     backend_path: Option<Box<str>>,
     grant: Grant,
+    /// The endpoint that the client's session is at.
+    preferred: Option<Rc<EndpointState>>,
+}
+
+impl Decision {
+    /// Who must allow the request first.
+    pub fn auth(&self) -> &Auths {
+        match self {
+            Self::Forward(plan) => &plan.auth,
+            Self::Respond(local) => &local.auth,
+        }
+    }
+
+    /// Fields for an answer that stands in place of this one.
+    pub fn local_fields(&self) -> Fields {
+        match self {
+            Self::Forward(plan) => plan.local_fields(),
+            Self::Respond(local) => local.headers.iter().filter(|(name, _)| *name != "location").cloned().collect(),
+        }
+    }
 }
 
 impl Plan {
@@ -118,6 +147,19 @@ impl Plan {
         self.rule.filters.response.apply(&mut head.headers);
         if let Some(cors) = self.cors() {
             cors.edit_response(&self.grant, &mut head.headers);
+        }
+    }
+
+    /// The endpoint that the client's session is at.
+    pub fn preferred(&self) -> Option<&Rc<EndpointState>> {
+        self.preferred.as_ref()
+    }
+
+    /// Begins a session with a response from `endpoint`, where the rule wants sessions and the client has none there.
+    pub fn begin_session(&self, endpoint: Option<SocketAddr>, is_tls: bool, response: &mut ResponseHead) {
+        let (Some(session), Some(endpoint)) = (&self.rule.session, endpoint) else { return };
+        if self.preferred.as_ref().is_none_or(|preferred| preferred.addr != endpoint) {
+            session.begin(&self.backend.key, endpoint, is_tls, session::now(), response);
         }
     }
 
@@ -164,7 +206,8 @@ pub fn decide(tables: &Tables, connection: &ConnectionFacts, head: &RequestHead,
 
 impl LocalResponse {
     fn new(status: u16, reason: &'static str, stats: Rc<RuleStats>) -> Self {
-        Self { status, headers: Fields::new(), reason, detail: None, listener: None, rule: None, stats }
+        let (headers, auth) = (Fields::new(), Auths::new());
+        Self { status, headers, reason, detail: None, listener: None, rule: None, stats, auth }
     }
 }
 
@@ -256,35 +299,49 @@ fn follow_rule(
     if let Some(cors) = filters.cors.as_ref().filter(|_| is_preflight) {
         return Err(answer_preflight(cors));
     }
+    // Whatever follows is for those only whom the servers of rule and backendRef allow.
+    let mut auth: Auths = filters.external_auth.clone().into_iter().collect();
+    let respond_allowed = |auth: &Auths, status, reason, detail, headers| LocalResponse {
+        auth: auth.clone(),
+        ..respond(status, reason, detail, headers)
+    };
     let grant_of = |cors: &Option<Cors>| cors.as_ref().map(|cors| cors.grant(head));
     let mut grant = grant_of(&filters.cors).unwrap_or(Grant::Nothing);
     let local_fields = || filters.cors.as_ref().map(|cors| cors.local_fields(&grant)).unwrap_or_default();
     if let Some(to) = &filters.redirect {
-        return Err(redirect(to, local_fields()));
+        return Err(LocalResponse { auth, ..redirect(to, local_fields()) });
     }
 
-    let Some(backend_index) = rule.choose_backend() else {
-        return Err(respond(500, "no_backend", None, local_fields()));
+    let session = rule.session.as_ref().and_then(|session| session.find(head, &rule.backends, session::now()));
+    let (chosen, preferred) = match session {
+        Some(found) => (Some(found.backend), Some(found.endpoint)),
+        None => (rule.choose_backend(), None),
+    };
+    let Some(backend_index) = chosen else {
+        return Err(respond_allowed(&auth, 500, "no_backend", None, local_fields()));
     };
     let chosen = &rule.backends[backend_index];
     let backend = match &chosen.target {
         Target::Backend(backend) => backend.clone(),
-        Target::Invalid(why) => return Err(respond(500, "invalid_backend", Some(why.clone()), local_fields())),
+        Target::Invalid(why) => {
+            return Err(respond_allowed(&auth, 500, "invalid_backend", Some(why.clone()), local_fields()));
+        }
     };
     if let Some(problem) = &chosen.filters.broken {
-        return Err(respond(500, "invalid_filter", Some((**problem).into()), local_fields()));
+        return Err(respond_allowed(&auth, 500, "invalid_filter", Some((**problem).into()), local_fields()));
     }
     if let Some(cors) = chosen.filters.cors.as_ref().filter(|_| is_preflight) {
         return Err(answer_preflight(cors));
     }
+    auth.extend(chosen.filters.external_auth.clone());
     if let Some(to) = &chosen.filters.redirect {
-        return Err(redirect(to, local_fields()));
+        return Err(LocalResponse { auth, ..redirect(to, local_fields()) });
     }
     if !backend.is_usable() {
-        return Err(respond(500, "invalid_backend_tls", None, local_fields()));
+        return Err(respond_allowed(&auth, 500, "invalid_backend_tls", None, local_fields()));
     }
     if !backend.has_endpoints() {
-        return Err(respond(503, "no_endpoints", None, local_fields()));
+        return Err(respond_allowed(&auth, 503, "no_endpoints", None, local_fields()));
     }
     if let Some(own) = grant_of(&chosen.filters.cors) {
         grant = own;
@@ -296,7 +353,7 @@ fn follow_rule(
         |filters: &Filters| filters.rewrite.path.as_ref().map(|edit| edit.apply(&path.text, prefix_len).into());
     let resolved = || path.had_dot_segments.then(|| (&*path.text).into());
     let (rule_path, backend_path) = (rewrite(filters).or_else(resolved), rewrite(&chosen.filters));
-    Ok(Plan { listener, rule, backend, mirrors, stats, backend_index, rule_path, backend_path, grant })
+    Ok(Plan { listener, rule, backend, mirrors, stats, auth, backend_index, rule_path, backend_path, grant, preferred })
 }
 
 #[cfg(test)]

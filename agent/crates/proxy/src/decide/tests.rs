@@ -58,6 +58,8 @@ fn rule(listener: &str, path: &str) -> Rule {
         filters: vec![],
         backends: vec![to("s", 1)],
         timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
     }
 }
 
@@ -194,6 +196,88 @@ fn path_and_host_are_rewritten_and_the_rest_edited_backend_last() {
     let mut answer = ResponseHead::default();
     plan.edit_response(&mut answer);
     assert_eq!(answer.headers.find("x-via"), Some(&b"rule"[..]));
+}
+
+#[test]
+fn a_backend_ref_rewrites_alone_and_over_its_rule() {
+    let rewrite = |path| Filter::Rewrite(Rewrite { host: None, path: Some(path) });
+    let backends = |path| vec![WeightedBackend { filters: vec![rewrite(path)], ..to("s", 1) }];
+    let prefix = || PathRewrite::Prefix("/rewritten-prefix".into());
+    let tables = tables(vec![
+        listener("http", None, false),
+        endpoints("s", 1),
+        put("full", Rule { backends: backends(PathRewrite::Full("/rewritten-full".into())), ..rule("http", "/full") }),
+        put("prefix", Rule { backends: backends(prefix()), ..rule("http", "/prefix") }),
+        put(
+            "both",
+            Rule {
+                filters: vec![rewrite(PathRewrite::Full("/of-the-rule".into()))],
+                backends: backends(prefix()),
+                ..rule("http", "/both")
+            },
+        ),
+    ]);
+    for (path, expected) in [
+        ("/full/original?q", "/rewritten-full?q"),
+        ("/prefix/original", "/rewritten-prefix/original"),
+        ("/prefix", "/rewritten-prefix"),
+        ("/both/x", "/rewritten-prefix/x"),
+    ] {
+        let mut head = request(path);
+        plan(&tables, &head).edit_request(&mut head);
+        assert_eq!(head.target(), expected);
+    }
+}
+
+#[test]
+fn of_rules_with_the_same_matches_the_first_answers_also_when_it_cannot() {
+    let header = |name: &str| tidegate_model::HeaderMatch {
+        name: name.into(),
+        value: tidegate_model::ValueMatch::Exact("1".into()),
+    };
+    let matching = |index: u16, path: &str, names: [&str; 2], backends| {
+        let key = RuleKey { kind: RuleKind::HTTPRoute, route: ObjectName::new("ns", "order"), index };
+        let headers = names.map(header).to_vec();
+        let matches = vec![Match { path: PathMatch::Exact(path.into()), method: None, headers, query: vec![] }];
+        Change::Put(Resource::Rule(key, Rule { matches, backends, ..rule("http", "/") }.into()))
+    };
+    let invalid = vec![WeightedBackend { target: BackendTarget::Invalid("gone".into()), ..to("s", 1) }];
+    // The same conditions in another order, and given in the wrong order.
+    let tables = tables(vec![
+        listener("http", None, false),
+        endpoints("s", 1),
+        endpoints("t", 1),
+        matching(3, "/broken", ["a", "b"], vec![to("t", 1)]),
+        matching(2, "/broken", ["a", "b"], invalid),
+        matching(1, "/order", ["b", "a"], vec![to("t", 1)]),
+        matching(0, "/order", ["a", "b"], vec![to("s", 1)]),
+    ]);
+    let mut head = request("/order");
+    head.headers.append("A", "1");
+    head.headers.append("B", "1");
+    assert_eq!(plan(&tables, &head).backend.key, backend_key("s"));
+    head.fill_target("/broken");
+    assert_eq!(response(&tables, &head).status, 500);
+}
+
+#[test]
+fn whoever_must_allow_a_request_is_named_with_every_answer_but_a_preflights() {
+    let auth = |name: &str| {
+        Filter::ExternalAuth(tidegate_model::ExternalAuth {
+            backend: Some(backend_key(name)),
+            protocol: tidegate_model::ExternalAuthProtocol::Grpc { request_headers: vec![] },
+            max_body: None,
+        })
+    };
+    let with = |backends| Rule { filters: vec![auth("auth")], backends, ..rule("http", "/") };
+    let of_backend = WeightedBackend { filters: vec![auth("second")], ..to("s", 1) };
+    assert_eq!(plan(&tables_of(with(vec![of_backend.clone()])), &request("/")).auth.len(), 2);
+    assert_eq!(plan(&tables_of(with(vec![to("s", 1)])), &request("/")).auth.len(), 1);
+    assert_eq!(response(&tables_of(with(vec![])), &request("/")).auth.len(), 1);
+    assert_eq!(response(&tables_of(with(vec![to("gone", 1)])), &request("/")).auth.len(), 1);
+    let redirect = tidegate_model::Redirect { scheme: None, host: None, path: None, port: None, status: 302 };
+    let of_backend = WeightedBackend { filters: vec![auth("second"), Filter::Redirect(redirect)], ..to("s", 1) };
+    assert_eq!(response(&tables_of(with(vec![of_backend])), &request("/")).auth.len(), 2);
 }
 
 #[test]

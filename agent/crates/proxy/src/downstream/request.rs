@@ -9,6 +9,8 @@ use super::{client::Client, record::Record};
 use crate::{
     decide::{Decision, LocalResponse, Plan, decide},
     error::{Error, Side},
+    external_auth::{Answer, Question, Undecided},
+    filters::write::Write,
     http::{
         body::{Body, Piece},
         head::{RequestHead, ResponseHead, Version},
@@ -62,17 +64,89 @@ pub type Served = (Outcome, Option<Instant>);
 
 impl Request<'_> {
     /// Serves the request.
-    pub async fn serve(self, body: Body, on_interim: &mut dyn FnMut(&ResponseHead)) -> Served {
+    pub async fn serve(mut self, mut body: Body, on_interim: &mut dyn FnMut(&ResponseHead)) -> Served {
         let hop = hop::strip_request(self.head, self.may_upgrade);
         self.client.push_forwarding(self.head);
         let decision = {
             let tables = self.shard.tables.borrow();
             decide(&tables, &self.client.facts, self.head, &mut self.shard.random.borrow_mut())
         };
-        match decision {
-            Decision::Respond(local) => (self.respond(local, body).await, None),
-            Decision::Forward(plan) => self.forward(plan, hop, body, on_interim).await,
+        let mut writes = Vec::new();
+        if !decision.auth().is_empty() {
+            // Boxed: few rules ask, and the state of the question is large.
+            match Box::pin(self.authorize(&decision, &mut body)).await {
+                Ok(allowed) => writes = allowed,
+                Err(served) => return served,
+            }
         }
+        let response = &mut *self.response;
+        let (outcome, deadline) = match decision {
+            Decision::Respond(local) => (Request { response: &mut *response, ..self }.respond(local, body).await, None),
+            Decision::Forward(plan) => {
+                Request { response: &mut *response, ..self }.forward(plan, hop, body, on_interim).await
+            }
+        };
+        writes.iter().for_each(|write| write.apply(&mut response.headers));
+        (outcome, deadline)
+    }
+
+    /// Asks those who must allow the request. Returns edits of its response, or the answer in place of it.
+    async fn authorize(&mut self, decision: &Decision, body: &mut Body) -> Result<Vec<Write>, Served> {
+        let (stats, listener, rule) = match decision {
+            Decision::Forward(plan) => (&plan.stats, Some(&plan.listener), Some(&plan.rule)),
+            Decision::Respond(local) => (&local.stats, local.listener.as_ref(), local.rule.as_ref()),
+        };
+        self.record.stats = stats.clone();
+        self.record.listener = listener.cloned();
+        self.record.rule = rule.cloned();
+        let limit = rule.and_then(|rule| rule.timeouts().request).filter(|limit| !limit.is_zero());
+        let deadline = limit.map(|limit| self.record.started + limit);
+        let mut writes = Vec::new();
+        for auth in decision.auth() {
+            let question = Question { pool: &self.shard.pool, client: self.client, head: self.head, deadline };
+            let ended = match auth.ask(question, body, self.timer).await {
+                Ok(Answer::Allowed(effects)) => {
+                    effects.request.iter().for_each(|write| write.apply(&mut self.head.headers));
+                    writes.extend(effects.response);
+                    continue;
+                }
+                Ok(Answer::Denied(head, answer, deadline)) => {
+                    *self.response = head;
+                    self.refuse(self.response.status, "external_auth_denied", None);
+                    (Outcome::Respond(answer), deadline)
+                }
+                Err(Undecided::NoBackend) => (self.refuse_with_text(500, "external_auth_invalid", None), None),
+                Err(Undecided::BodyTooLong) => (self.refuse_with_text(413, "external_auth_body_too_long", None), None),
+                Err(Undecided::Busy) => (self.refuse_with_text(503, "external_auth_busy", None), None),
+                Err(Undecided::Server(error)) => {
+                    let detail = respond::verdict(&error).reason;
+                    (self.refuse_with_text(503, "external_auth_failed", Some(detail)), None)
+                }
+                Err(Undecided::Request(error)) => (fail(self.shard, self.record, self.response, &error), None),
+            };
+            if let Outcome::Respond(_) = ended.0 {
+                discard(body).await;
+                for (name, value) in &decision.local_fields() {
+                    self.response.headers.append(name, value);
+                }
+            }
+            return Err(ended);
+        }
+        Ok(writes)
+    }
+
+    fn refuse(&mut self, status: u16, reason: &'static str, detail: Option<&'static str>) {
+        self.record.status = status;
+        self.record.reason = Some(reason);
+        self.record.detail = detail.map(Into::into);
+        self.shard.stats.local_responses.increment(reason);
+    }
+
+    fn refuse_with_text(&mut self, status: u16, reason: &'static str, detail: Option<&'static str>) -> Outcome {
+        self.refuse(status, reason, detail);
+        let text = respond::body_text(status);
+        fill_local(self.response, status, &text);
+        Outcome::Respond(Body::Bytes(Bytes::from(text)))
     }
 
     async fn respond(self, local: LocalResponse, mut body: Body) -> Outcome {
@@ -98,7 +172,7 @@ impl Request<'_> {
         mut body: Body,
         on_interim: &mut dyn FnMut(&ResponseHead),
     ) -> Served {
-        let Self { shard, head, response, record, timer, .. } = self;
+        let Self { shard, client, head, response, record, timer, .. } = self;
         record.stats = plan.stats.clone();
         record.listener = Some(plan.listener.clone());
         record.rule = Some(plan.rule.clone());
@@ -113,6 +187,9 @@ impl Request<'_> {
             pool: &shard.pool,
             backend: &plan.backend,
             timeouts: plan.timeouts(),
+            retry: plan.rule.source.retry.as_ref(),
+            preferred: plan.preferred(),
+            may_repeat: false,
             head,
             hop: &hop,
             started: record.started,
@@ -124,12 +201,14 @@ impl Request<'_> {
             Ok(Reply::Upgraded(connection)) => {
                 hop::strip_response(&mut response.headers, true);
                 plan.edit_response(response);
+                plan.begin_session(record.trace.endpoint, client.facts.is_tls, response);
                 record.status = response.status;
                 (Outcome::Upgrade(connection), None)
             }
             Ok(Reply::Body(body)) => {
                 hop::strip_response(&mut response.headers, false);
                 plan.edit_response(response);
+                plan.begin_session(record.trace.endpoint, client.facts.is_tls, response);
                 record.status = response.status;
                 (Outcome::Respond(body), deadline)
             }

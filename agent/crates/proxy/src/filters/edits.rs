@@ -90,7 +90,8 @@ impl Edit {
     }
 }
 
-fn find_problem(name: &str, value: &str) -> Option<String> {
+/// Why a field cannot be written by a rule.
+pub(crate) fn find_problem(name: &str, value: &str) -> Option<String> {
     let known = Known::classify(name.as_bytes());
     if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
         Some(format!("{name:?} is not a header name: the edit is left out"))

@@ -8,6 +8,7 @@ pub mod cors;
 pub mod edits;
 pub mod redirect;
 pub mod rewrite;
+pub mod write;
 
 use std::rc::Rc;
 
@@ -15,7 +16,10 @@ use smallvec::SmallVec;
 use tidegate_model::{BackendKey, Filter};
 
 use self::{cors::Cors, edits::Edits, redirect::Redirect, rewrite::Rewrite};
-use crate::balance::{BackendState, Prng};
+use crate::{
+    balance::{BackendState, Prng},
+    external_auth::ExternalAuth,
+};
 
 /// Filters of one rule or backendRef.
 #[derive(Debug, Default)]
@@ -32,6 +36,8 @@ pub struct Filters {
     pub mirrors: Vec<Mirror>,
     /// Cross-origin rules.
     pub cors: Option<Cors>,
+    /// Who is asked before a request goes on.
+    pub external_auth: Option<Rc<ExternalAuth>>,
     /// Why requests must be answered with 500, when a filter cannot be used.
     pub broken: Option<Rc<str>>,
 }
@@ -77,6 +83,10 @@ impl Filters {
                 }
                 Filter::Cors(cors) => {
                     compiled.cors = Some(Cors::compile(cors));
+                    Ok(())
+                }
+                Filter::ExternalAuth(auth) => {
+                    compiled.external_auth = Some(Rc::new(ExternalAuth::compile(auth, find_backend)));
                     Ok(())
                 }
             };

@@ -224,6 +224,11 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
+    /// An empty head of that method.
+    pub fn new(method: Method) -> Self {
+        Self { method, ..Self::default() }
+    }
+
     /// Makes the head empty, keeps the memory.
     pub fn clear(&mut self) {
         self.method = Method::GET;

@@ -130,8 +130,10 @@ pub struct UpstreamStats {
     pub connects: Counter,
     /// Connections that could not be made.
     pub connect_errors: Counter,
-    /// Attempts after the first of a request.
-    pub retries: Counter,
+    /// Attempts after the first of a request, by what they follow.
+    pub retries: Reasons,
+    /// Failures that would have been followed by another attempt, by what stood against it.
+    pub retries_denied: Reasons,
     /// Attempts that failed after the connection was made, by reason.
     pub failures: Reasons,
 }

@@ -116,7 +116,10 @@ impl Snapshot {
         family("tidegate_upstream_connect_errors_total", "Connections not made.", false, |counts| {
             counts.connect_errors
         });
-        family("tidegate_upstream_retries_total", "Attempts after a first one.", false, |counts| counts.retries);
+        let retries = upstreams.iter().flat_map(|(labels, counts)| reason_series(labels, &counts.retries));
+        page.counter("tidegate_upstream_retries_total", "Attempts after a first one, by what failed.", retries);
+        let denied = upstreams.iter().flat_map(|(labels, counts)| reason_series(labels, &counts.retries_denied));
+        page.counter("tidegate_upstream_retries_denied_total", "Failures without another attempt, by reason.", denied);
         let failures = upstreams.iter().flat_map(|(labels, counts)| reason_series(labels, &counts.failures));
         page.counter("tidegate_upstream_failures_total", "Attempts that failed, by reason.", failures);
         let endpoints = upstreams.iter().flat_map(|(labels, counts)| {

@@ -69,7 +69,9 @@ pub struct UpstreamCounts {
     /// See [`UpstreamStats::connect_errors`].
     pub connect_errors: u64,
     /// See [`UpstreamStats::retries`].
-    pub retries: u64,
+    pub retries: ReasonCounts,
+    /// See [`UpstreamStats::retries_denied`].
+    pub retries_denied: ReasonCounts,
     /// See [`UpstreamStats::failures`].
     pub failures: ReasonCounts,
     /// Endpoints that are ready. The same on every shard: not added up.
@@ -169,7 +171,8 @@ impl UpstreamCounts {
         self.active += other.active;
         self.connects += other.connects;
         self.connect_errors += other.connect_errors;
-        self.retries += other.retries;
+        add_reasons(&mut self.retries, other.retries);
+        add_reasons(&mut self.retries_denied, other.retries_denied);
         add_reasons(&mut self.failures, other.failures);
         self.ready_endpoints = self.ready_endpoints.max(other.ready_endpoints);
         self.terminating_endpoints = self.terminating_endpoints.max(other.terminating_endpoints);
@@ -223,7 +226,8 @@ impl From<&UpstreamStats> for UpstreamCounts {
             active: stats.active.count(),
             connects: stats.connects.count(),
             connect_errors: stats.connect_errors.count(),
-            retries: stats.retries.count(),
+            retries: reason_counts(&stats.retries),
+            retries_denied: reason_counts(&stats.retries_denied),
             failures: reason_counts(&stats.failures),
             ready_endpoints: 0,
             terminating_endpoints: 0,

@@ -6,8 +6,9 @@ use tidegate_model::{BackendKey, BackendTarget, Match, PathMatch, Rule, RuleKey,
 
 use super::{conditions::Conditions, regex::WholeRegex};
 use crate::{
-    balance::{BackendState, Weights},
+    balance::{BackendState, Prng, Weights},
     filters::Filters,
+    session::Session,
 };
 
 /// A rule in force. A request in flight keeps it and ends under it, whatever happens to the model.
@@ -20,6 +21,8 @@ pub struct CompiledRule {
     pub filters: Filters,
     /// Where its requests go.
     pub backends: Vec<CompiledBackend>,
+    /// What keeps a client at one endpoint.
+    pub session: Option<Session>,
     weights: Weights,
 }
 
@@ -68,7 +71,12 @@ impl CompiledRule {
                 Err(problem) => problems.push(format!("matches[{index}]: {problem}")),
             }
         }
-        let filters = Filters::compile(&source.filters, find_backend, problems);
+        let mut filters = Filters::compile(&source.filters, find_backend, problems);
+        let session = source.session.as_ref().map(Session::compile).transpose().unwrap_or_else(|problem| {
+            filters.broken = Some(problem.as_str().into());
+            problems.push(problem);
+            None
+        });
         let mut backends = Vec::with_capacity(source.backends.len());
         for backend in &source.backends {
             let target = match &backend.target {
@@ -79,7 +87,8 @@ impl CompiledRule {
                 .push(CompiledBackend { target, filters: Filters::compile(&backend.filters, find_backend, problems) });
         }
         let weights = Weights::new(source.backends.iter().map(|backend| backend.weight));
-        (Self { key, source, filters, backends, weights }, matches)
+        let weights = weights.shuffled(&mut Prng::from_entropy());
+        (Self { key, source, filters, backends, session, weights }, matches)
     }
 
     /// Index of the `backendRef` whose turn it is; `None` when none has a weight.
@@ -114,9 +123,10 @@ pub(super) fn backends_of(rule: &Rule) -> impl Iterator<Item = &BackendKey> {
         BackendTarget::Invalid(_) => None,
     });
     let filters = rule.filters.iter().chain(rule.backends.iter().flat_map(|backend| &backend.filters));
-    let mirrors = filters.filter_map(|filter| match filter {
+    let others = filters.filter_map(|filter| match filter {
         tidegate_model::Filter::Mirror(mirror) => mirror.backend.as_ref(),
+        tidegate_model::Filter::ExternalAuth(auth) => auth.backend.as_ref(),
         _ => None,
     });
-    targets.chain(mirrors)
+    targets.chain(others)
 }

@@ -14,7 +14,7 @@ use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    forward::AttemptGuard,
+    attempt::AttemptGuard,
     pool::{Connection, Pool},
 };
 use crate::{

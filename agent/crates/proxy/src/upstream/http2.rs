@@ -24,8 +24,8 @@ use tidegate_model::BackendProtocol;
 use tokio::time::timeout;
 
 use super::{
+    attempt::AttemptGuard,
     connect,
-    forward::AttemptGuard,
     pool::{Http2Connections, Pool, PoolKey},
 };
 use crate::{

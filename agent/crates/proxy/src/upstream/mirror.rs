@@ -103,7 +103,17 @@ async fn send(
     hop: &HopRequest,
     body: Body,
 ) -> Result<(), Error> {
-    let forward = Forward { pool, backend, timeouts: Timeouts::default(), head, hop, started: Instant::now() };
+    let forward = Forward {
+        pool,
+        backend,
+        timeouts: Timeouts::default(),
+        retry: None,
+        preferred: None,
+        may_repeat: false,
+        head,
+        hop,
+        started: Instant::now(),
+    };
     let (mut response, mut timer, mut trace) = (ResponseHead::default(), Timer::default(), Trace::default());
     let Reply::Body(mut body) = forward.run(body, &mut response, &mut timer, &mut trace, &mut |_| {}).await? else {
         return Ok(());

@@ -1,5 +1,6 @@
 //! The endpoint's side: connections and their pool, exchanges over them, and the attempts that a request gets.
 
+pub mod attempt;
 pub mod connect;
 pub mod exchange;
 pub mod forward;
@@ -7,3 +8,4 @@ pub mod http2;
 pub mod mirror;
 pub mod pool;
 pub mod replay;
+pub mod retry;

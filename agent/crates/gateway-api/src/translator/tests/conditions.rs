@@ -6,7 +6,7 @@ use tidegate_model::{
 
 use super::*;
 
-const PRODUCTS: Place<'static> = (Kind::HTTPRoute, "shop", "products", "");
+pub(super) const PRODUCTS: Place<'static> = (Kind::HTTPRoute, "shop", "products", "");
 
 /// The example's route of the public domain with another spec.
 fn products(spec: &str) -> String {
@@ -19,7 +19,7 @@ fn products(spec: &str) -> String {
 
 const PARENT: &str = "parentRefs: [{name: external, namespace: gw-external}]\n";
 
-fn with_rules(rules: &str) -> String {
+pub(super) fn with_rules(rules: &str) -> String {
     products(&format!("{PARENT}rules:\n{rules}"))
 }
 
@@ -259,8 +259,8 @@ fn a_rule_whose_filters_cannot_be_carried_out_answers_500() {
     for (filter, message) in [
         ("{type: ExtensionRef, extensionRef: {group: a, kind: B, name: c}}", "ExtensionRef B c is not served yet"),
         (
-            "{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: products-v1, port: 8080}}}",
-            "ExternalAuth is not served yet",
+            "{type: ExternalAuth, externalAuth: {protocol: HTTP, http: {path: a}, backendRef: {name: products-v1, port: 8080}}}",
+            "filters[0].externalAuth.http.path",
         ),
         ("{type: RequestMirror}", "filters[0].requestMirror is missing"),
         ("{type: URLRewrite, urlRewrite: {hostname: \"*.example.com\"}}", "urlRewrite.hostname"),
@@ -280,11 +280,10 @@ fn a_rule_whose_filters_cannot_be_carried_out_answers_500() {
 #[test]
 fn fields_that_are_not_enforced_are_named_and_the_rule_is_served() {
     let mut world = World::example();
-    world.put(&with_rules(
-        "- backendRefs: [{name: products-v1, port: 8080}]\n  retry: {attempts: 3}\n  sessionPersistence: {type: Cookie}",
-    ));
-    world.assert_condition(PRODUCTS, "Enforced=false NotEnforced", "spec.rules[0].retry is not enforced yet");
-    world.assert_condition(PRODUCTS, "Enforced=false NotEnforced", "spec.rules[0].sessionPersistence");
+    world.put(&products(&format!(
+        "{PARENT}useDefaultGateways: All\nrules:\n- backendRefs: [{{name: products-v1, port: 8080}}]"
+    )));
+    world.assert_condition(PRODUCTS, "Enforced=false NotEnforced", "spec.useDefaultGateways is not enforced yet");
     assert!(matches!(target(&world, 0), BackendTarget::Backend(_)));
 }
 

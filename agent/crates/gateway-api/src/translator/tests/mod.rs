@@ -9,6 +9,7 @@ mod listener_sets;
 mod mutation;
 mod order;
 mod origins;
+mod rules;
 
 use std::sync::OnceLock;
 

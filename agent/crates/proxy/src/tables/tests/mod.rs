@@ -51,6 +51,8 @@ pub(crate) fn rule(matches: Vec<Match>) -> Rule {
         filters: vec![],
         backends: vec![],
         timeouts: Timeouts::default(),
+        retry: None,
+        session: None,
     }
 }
 

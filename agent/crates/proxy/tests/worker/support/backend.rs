@@ -53,6 +53,13 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> (String, Vec<u8>) {
     }
 }
 
+/// What a head says of its body's length.
+pub(crate) fn content_length(head: &str) -> usize {
+    let lower = head.to_ascii_lowercase();
+    let value = lower.lines().find_map(|line| line.strip_prefix("content-length:"));
+    value.map_or(0, |value| value.trim().parse().unwrap())
+}
+
 /// Reads exactly `count` bytes, of which `bytes` are there.
 pub(crate) fn read_rest(stream: &mut TcpStream, mut bytes: Vec<u8>, count: usize) -> Vec<u8> {
     let mut chunk = [0; 4096];

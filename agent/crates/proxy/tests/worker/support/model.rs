@@ -5,7 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
     Endpoint, EndpointState, Endpoints, Filter, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls, Match,
-    ObjectName, PathMatch, Protocol, Resource, Rule, RuleKey, RuleKind, Timeouts, TlsMode, Transport, WeightedBackend,
+    ObjectName, PathMatch, Protocol, Resource, Retry, Rule, RuleKey, RuleKind, SessionPersistence, Timeouts, TlsMode,
+    Transport, WeightedBackend,
 };
 
 pub(crate) fn listener_key(name: &str) -> ListenerKey {
@@ -74,6 +75,8 @@ pub(crate) struct RuleSpec {
     pub(crate) backend: &'static str,
     pub(crate) filters: Vec<Filter>,
     pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) session: Option<SessionPersistence>,
 }
 
 impl Default for RuleSpec {
@@ -85,6 +88,8 @@ impl Default for RuleSpec {
             backend: "backend",
             filters: Vec::new(),
             timeouts: Timeouts::default(),
+            retry: None,
+            session: None,
         }
     }
 }
@@ -109,6 +114,8 @@ impl RuleSpec {
                 filters: Vec::new(),
             }],
             timeouts: self.timeouts,
+            retry: self.retry,
+            session: self.session,
         };
         Change::Put(Resource::Rule(key, Arc::new(rule)))
     }

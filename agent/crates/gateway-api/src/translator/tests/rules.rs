@@ -1,0 +1,62 @@
+//! What rules of HTTPRoutes and GRPCRoutes come to beyond matches and backends: retries, sessions, authorization.
+
+use tidegate_model::{BackendKey, BackendProtocol, Filter, SessionCarrier};
+
+use super::{
+    conditions::{PRODUCTS, with_rules},
+    *,
+};
+
+#[test]
+fn retries_sessions_and_authorization_servers_are_read() {
+    let mut world = World::example();
+    world.put(&with_rules(
+        "- backendRefs: [{name: products-v1, port: 8080}]\n  retry: {attempts: 3, codes: [503, 500], backoff: 10ms}\n\
+         \x20 sessionPersistence: {type: Cookie, cookie: {name: sid}, absoluteTimeout: 1h}\n  filters:\n\
+         \x20 - {type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: products-v2, port: 8080}}}",
+    ));
+    world.assert_condition(PRODUCTS, "Accepted=true Accepted", "");
+    world.assert_condition(PRODUCTS, "ResolvedRefs=true ResolvedRefs", "");
+    let rule = world.rule("public", "shop", "products", 0).unwrap();
+    let retry = rule.retry.unwrap();
+    assert_eq!((retry.codes, retry.attempts, retry.backoff.unwrap().as_millis()), (vec![500, 503], 3, 10));
+    assert!(matches!(rule.session.unwrap().carrier, SessionCarrier::Cookie { name, .. } if *name == *"sid"));
+    let backend = BackendKey::Service { name: ObjectName::new("shop", "products-v2"), port: 8080 };
+    let Filter::ExternalAuth(auth) = &rule.filters[0] else { panic!("{:?}", rule.filters) };
+    assert_eq!(auth.backend.as_ref(), Some(&backend));
+    // Whoever is asked in gRPC is spoken to in HTTP/2.
+    let Some(Resource::Backend(_, asked)) = world.find("public", &Key::Backend(backend)) else { panic!() };
+    assert_eq!(asked.protocol, BackendProtocol::Http2);
+}
+
+#[test]
+fn an_authorization_server_that_is_not_there_refuses_and_is_named() {
+    let mut world = World::example();
+    for reference in ["{name: nothing, port: 8080}", "{name: console, namespace: admin, port: 8080}"] {
+        world.put(&with_rules(&format!(
+            "- backendRefs: [{{name: products-v1, port: 8080}}]\n  filters: [{{type: ExternalAuth, externalAuth: {{protocol: HTTP, backendRef: {reference}}}}}]"
+        )));
+        let reason = if reference.contains("admin") { "RefNotPermitted" } else { "BackendNotFound" };
+        let place = "spec.rules[0].filters[0].externalAuth.backendRef";
+        world.assert_condition(PRODUCTS, &format!("ResolvedRefs=false {reason}"), place);
+        world.assert_condition(PRODUCTS, "Accepted=true Accepted", "");
+        let rule = world.rule("public", "shop", "products", 0).unwrap();
+        assert!(matches!(&rule.filters[0], Filter::ExternalAuth(auth) if auth.backend.is_none()));
+    }
+}
+
+#[test]
+fn grpc_routes_persist_sessions_and_edit_fields() {
+    let mut world = World::example();
+    world.put(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: calls, namespace: shop}\nspec:\n\
+         \x20 parentRefs: [{name: external, namespace: gw-external}]\n  rules:\n\
+         \x20 - matches: [{method: {service: a.B, method: C}}]\n    sessionPersistence: {type: Header, header: {name: X-S}}\n\
+         \x20   filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Set, value: a}]}}]\n\
+         \x20   backendRefs: [{name: products-v1, port: 8080}]",
+    );
+    let key = RuleKey { kind: RuleKind::GRPCRoute, route: ObjectName::new("shop", "calls"), index: 0 };
+    let Some(Resource::Rule(_, rule)) = world.find("public", &Key::Rule(key)) else { panic!() };
+    assert_eq!(rule.session.as_ref().unwrap().carrier, SessionCarrier::Header("x-s".into()));
+    assert!(matches!(&rule.filters[0], Filter::RequestHeaders(edits) if *edits.set[0].0 == *"x-set"));
+}

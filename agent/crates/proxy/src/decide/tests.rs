@@ -261,6 +261,41 @@ fn of_rules_with_the_same_matches_the_first_answers_also_when_it_cannot() {
 }
 
 #[test]
+fn the_route_whose_host_name_says_more_goes_first_whatever_its_age_and_path() {
+    for (of_listener, less, more) in
+        [("a.example.com", "*.example.com", "a.example.com"), ("*.example.com", "*.com", "*.example.com")]
+    {
+        let of_route = |name: &str, backend: &str, path: &str, header: &str, created| {
+            let headers = vec![tidegate_model::HeaderMatch {
+                name: header.into(),
+                value: tidegate_model::ValueMatch::Exact("1".into()),
+            }];
+            let attachment = Attachment { listener: listener_key("http"), hostnames: vec![name.parse().unwrap()] };
+            Rule {
+                created,
+                attachments: vec![attachment],
+                matches: vec![Match { path: PathMatch::Prefix(path.into()), method: None, headers, query: vec![] }],
+                backends: vec![to(backend, 1)],
+                ..rule("http", "/")
+            }
+        };
+        let tables = tables(vec![
+            listener("http", Some(of_listener), false),
+            endpoints("s", 1),
+            endpoints("t", 1),
+            put("older", of_route(less, "s", "/path/prefix", "b", 1)),
+            put("newer", of_route(more, "t", "/path", "a", 2)),
+        ]);
+        let mut head = request("/path/prefix/longer");
+        head.fill_host("a.example.com", None);
+        head.headers.append("b", "1");
+        assert_eq!(plan(&tables, &head).backend.key, backend_key("s"), "what the newer one does not take");
+        head.headers.append("a", "1");
+        assert_eq!(plan(&tables, &head).backend.key, backend_key("t"));
+    }
+}
+
+#[test]
 fn whoever_must_allow_a_request_is_named_with_every_answer_but_a_preflights() {
     let auth = |name: &str| {
         Filter::ExternalAuth(tidegate_model::ExternalAuth {

@@ -9,7 +9,7 @@ use super::*;
 pub(super) const PRODUCTS: Place<'static> = (Kind::HTTPRoute, "shop", "products", "");
 
 /// The example's route of the public domain with another spec.
-fn products(spec: &str) -> String {
+pub(super) fn products(spec: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
          metadata: {{name: products, namespace: shop, generation: 3}}\nspec:\n  {}",
@@ -17,7 +17,7 @@ fn products(spec: &str) -> String {
     )
 }
 
-const PARENT: &str = "parentRefs: [{name: external, namespace: gw-external}]\n";
+pub(super) const PARENT: &str = "parentRefs: [{name: external, namespace: gw-external}]\n";
 
 pub(super) fn with_rules(rules: &str) -> String {
     products(&format!("{PARENT}rules:\n{rules}"))

@@ -3,7 +3,7 @@
 use tidegate_model::{BackendKey, BackendProtocol, Filter, SessionCarrier};
 
 use super::{
-    conditions::{PRODUCTS, with_rules},
+    conditions::{PARENT, PRODUCTS, products, with_rules},
     *,
 };
 
@@ -59,4 +59,24 @@ fn grpc_routes_persist_sessions_and_edit_fields() {
     let Some(Resource::Rule(_, rule)) = world.find("public", &Key::Rule(key)) else { panic!() };
     assert_eq!(rule.session.as_ref().unwrap().carrier, SessionCarrier::Header("x-s".into()));
     assert!(matches!(&rule.filters[0], Filter::RequestHeaders(edits) if *edits.set[0].0 == *"x-set"));
+}
+
+#[test]
+fn a_route_keeps_its_own_host_names_at_a_listener_that_says_less_or_more() {
+    let mut world = World::example();
+    let route = |names: &str| {
+        let spec = format!("{PARENT}hostnames: [{names}]\nrules:\n- backendRefs: [{{name: products-v1, port: 8080}}]");
+        products(&spec)
+    };
+    for (names, kept) in [
+        ("\"*.example.com\", other.org", &["*.example.com"][..]),
+        ("\"*.com\"", &["*.com"]),
+        ("a.example.com, \"*.b.example.com\"", &["a.example.com", "*.b.example.com"]),
+    ] {
+        world.put(&route(names));
+        let rule = world.rule("public", "shop", "products", 0).unwrap();
+        let of_https = rule.attachments.iter().find(|attachment| &*attachment.listener.name == "https").unwrap();
+        let shown: Vec<_> = of_https.hostnames.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, kept, "the listener is for *.example.com");
+    }
 }

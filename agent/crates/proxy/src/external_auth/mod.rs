@@ -335,7 +335,8 @@ fn check<'a>(question: Question<'a>, allowed: &[Arc<str>], size: Option<u64>, bo
 }
 
 fn grpc_head(backend: &BackendKey, frame_len: usize) -> RequestHead {
-    let (BackendKey::Service { name, .. } | BackendKey::Backend { name }) = backend;
+    let (BackendKey::Service { name, .. } | BackendKey::UdpService { name, .. } | BackendKey::Backend { name }) =
+        backend;
     let authority = format!("{}.{}", name.name, name.namespace);
     let mut head = RequestHead::new(Method::POST);
     head.fill_target(grpc::PATH);

@@ -118,3 +118,32 @@ fn is_field_value(text: &str) -> bool {
 fn is_path(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_the_requests_is_mirrored_and_each_mirror_decides_for_itself() {
+        let mirror = |name: &str, numerator, denominator| {
+            Filter::Mirror(tidegate_model::Mirror {
+                backend: Some(BackendKey::Backend { name: tidegate_model::ObjectName::new("n", name) }),
+                fraction: tidegate_model::Fraction { numerator, denominator },
+            })
+        };
+        let filters = [mirror("all", 1, 1), mirror("fifth", 20, 100), mirror("half", 1, 2), mirror("none", 0, 100)];
+        let compiled = Filters::compile(&filters, &mut |key| Rc::new(BackendState::new(key.clone())), &mut Vec::new());
+        let mut random = Prng::from_seed(3);
+        let mut counts = std::collections::BTreeMap::<String, u32>::new();
+        for _ in 0..10_000 {
+            let mut chosen = SmallVec::new();
+            compiled.choose_mirrors(&mut random, &mut chosen);
+            chosen.iter().for_each(|backend| *counts.entry(backend.key.to_string()).or_default() += 1);
+        }
+        let of = |name: &str| counts.get(&format!("Backend/n/{name}")).copied().unwrap_or_default();
+        assert_eq!((of("all"), of("none")), (10_000, 0));
+        // Five standard deviations of a binomial distribution.
+        assert!((1_800..=2_200).contains(&of("fifth")), "{counts:?}");
+        assert!((4_750..=5_250).contains(&of("half")), "{counts:?}");
+    }
+}

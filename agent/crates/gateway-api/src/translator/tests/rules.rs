@@ -80,3 +80,45 @@ fn a_route_keeps_its_own_host_names_at_a_listener_that_says_less_or_more() {
         assert_eq!(shown, kept, "the listener is for *.example.com");
     }
 }
+
+/// Services whose EndpointSlices somebody writes by hand, as the suite's HTTPRouteServiceTypes does.
+#[test]
+fn endpoints_come_from_every_slice_of_the_service_by_the_name_of_the_port() {
+    let mut world = World::example();
+    world.put(&with_rules("- backendRefs: [{name: manual, port: 8080}]"));
+    world.put(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: manual, namespace: shop}\n\
+         spec: {clusterIP: None, ports: [{name: first-port, protocol: TCP, port: 8080, targetPort: 3000}]}",
+    );
+    let slice = |family: &str, ports: &str, rest: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: manual-{family}, namespace: shop, labels: {{kubernetes.io/service-name: manual}}}}\n\
+             addressType: {family}\nports: [{ports}]\n{rest}"
+        )
+    };
+    let first = "{name: first-port, port: 3000, protocol: TCP}";
+    let endpoints = |world: &World| {
+        let key = Key::Endpoints(BackendKey::Service { name: ObjectName::new("shop", "manual"), port: 8080 });
+        let Some(Resource::Endpoints(_, endpoints)) = world.find("public", &key) else { panic!("the Service is used") };
+        endpoints.endpoints.iter().map(|endpoint| endpoint.addr.to_string()).collect::<Vec<_>>()
+    };
+    // Slices without endpoints, as they are before pods are known.
+    world.put(&slice("IPv4", first, ""));
+    world.put(&slice("IPv6", first, ""));
+    world.assert_condition(PRODUCTS, "ResolvedRefs=true ResolvedRefs", "");
+    assert!(endpoints(&world).is_empty());
+    let ready = "conditions: {ready: true, serving: true, terminating: false}";
+    let others =
+        format!("{{name: other, port: 1, protocol: TCP}}, {{name: first-port, port: 2, protocol: UDP}}, {first}");
+    world.put(&slice("IPv4", &others, &format!("endpoints: [{{addresses: [10.0.0.1], {ready}}}]")));
+    world.put(&slice("IPv6", first, &format!("endpoints: [{{addresses: [\"2001:db8::1\"], {ready}}}]")));
+    assert_eq!(endpoints(&world), ["10.0.0.1:3000", "[2001:db8::1]:3000"]);
+    // A port of another name is none of the Service's.
+    world.put(&slice(
+        "IPv4",
+        "{name: third-port, port: 3000, protocol: TCP}",
+        &format!("endpoints: [{{addresses: [10.0.0.1], {ready}}}]"),
+    ));
+    assert_eq!(endpoints(&world), ["[2001:db8::1]:3000"]);
+}

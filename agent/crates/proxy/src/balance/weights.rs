@@ -40,7 +40,9 @@ impl Weights {
     pub fn shuffled(self, random: &mut Prng) -> Self {
         if self.only.is_none() {
             let cycle = u32::try_from(self.total).unwrap_or(u32::MAX).min(MAX_AHEAD);
-            (0..random.below(cycle)).for_each(|_| drop(self.choose()));
+            for _ in 0..random.below(cycle) {
+                self.choose();
+            }
         }
         self
     }

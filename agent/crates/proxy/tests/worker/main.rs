@@ -11,3 +11,4 @@ mod sessions;
 mod smuggling;
 mod support;
 mod tls;
+mod weights;

@@ -1,11 +1,8 @@
 //! Session persistence of a rule (GEP-1619) over real connections.
 
-use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
-use tidegate_model::{
-    Attachment, BackendProtocol, BackendTarget, Change, Match, ObjectName, PathMatch, Resource, Retry, Rule, RuleKey,
-    RuleKind, SessionCarrier, SessionPersistence, Timeouts, WeightedBackend,
-};
+use tidegate_model::{BackendProtocol, Change, Retry, SessionCarrier, SessionPersistence};
 
 use crate::support::{
     Worker,
@@ -131,29 +128,7 @@ fn what_a_client_makes_up_leads_nowhere_but_to_the_rules_endpoints() {
 
 /// A rule at a path of its own with weighted backends and a session of its own.
 fn weighted(name: &str, path: &str, backends: &[(&str, u32)], secret: &str) -> Change {
-    let backends = backends.iter().map(|&(name, weight)| WeightedBackend {
-        target: BackendTarget::Backend(model::backend_key(name)),
-        weight,
-        filters: Vec::new(),
-    });
-    let rule = Rule {
-        name: None,
-        created: 0,
-        attachments: vec![Attachment { listener: model::listener_key("http"), hostnames: Vec::new() }],
-        matches: vec![Match {
-            path: PathMatch::Prefix(path.into()),
-            method: None,
-            headers: Vec::new(),
-            query: Vec::new(),
-        }],
-        filters: Vec::new(),
-        backends: backends.collect(),
-        timeouts: Timeouts::default(),
-        retry: None,
-        session: Some(SessionPersistence { secret: secret.into(), ..cookie(None) }),
-    };
-    let key = RuleKey { kind: RuleKind::HTTPRoute, route: ObjectName::new("test", name), index: 0 };
-    Change::Put(Resource::Rule(key, Arc::new(rule)))
+    model::weighted_rule(name, path, backends, Some(SessionPersistence { secret: secret.into(), ..cookie(None) }))
 }
 
 fn ask_at(addr: SocketAddr, path: &str, fields: &str) -> Response {

@@ -120,3 +120,35 @@ impl RuleSpec {
         Change::Put(Resource::Rule(key, Arc::new(rule)))
     }
 }
+
+/// A rule of a route of its own: a path prefix on listener `http` to several backends by weight.
+pub(crate) fn weighted_rule(
+    name: &str,
+    prefix: &str,
+    backends: &[(&str, u32)],
+    session: Option<SessionPersistence>,
+) -> Change {
+    let backends = backends.iter().map(|&(name, weight)| WeightedBackend {
+        target: BackendTarget::Backend(backend_key(name)),
+        weight,
+        filters: Vec::new(),
+    });
+    let rule = Rule {
+        name: None,
+        created: 0,
+        attachments: vec![Attachment { listener: listener_key("http"), hostnames: Vec::new() }],
+        matches: vec![Match {
+            path: PathMatch::Prefix(prefix.into()),
+            method: None,
+            headers: Vec::new(),
+            query: Vec::new(),
+        }],
+        filters: Vec::new(),
+        backends: backends.collect(),
+        timeouts: Timeouts::default(),
+        retry: None,
+        session,
+    };
+    let key = RuleKey { kind: RuleKind::HTTPRoute, route: ObjectName::new("test", name), index: 0 };
+    Change::Put(Resource::Rule(key, Arc::new(rule)))
+}

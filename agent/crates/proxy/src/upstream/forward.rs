@@ -164,15 +164,17 @@ impl Forward<'_> {
         if matches!(reply, Reply::Upgraded(_)) || !progress.budget.wants_status(response.status) {
             return None;
         }
-        let Some(body) = progress.kept.as_ref().map_or(Some(Body::Empty), Replay::start) else {
-            self.backend.stats.retries_denied.increment("body_too_long");
-            return None;
-        };
-        if !progress.budget.take(Cause::Status) {
-            self.backend.stats.retries_denied.increment("attempts");
+        let denied = &self.backend.stats.retries_denied;
+        if !progress.kept.as_ref().is_none_or(Replay::is_whole) {
+            denied.increment("body_too_long");
             return None;
         }
-        Some(body)
+        // Nothing is begun anew before that: the response that is passed on may still have its request on the way.
+        if !progress.budget.take(Cause::Status) {
+            denied.increment("attempts");
+            return None;
+        }
+        progress.kept.as_ref().map_or(Some(Body::Empty), Replay::start)
     }
 
     /// Makes everything ready for an attempt after one at `endpoint`; waits as long as the rule wants.

@@ -65,7 +65,12 @@ impl Replay {
         self.0.borrow().read_bytes
     }
 
-    /// The body from its first byte, for one more attempt; `None` when too much of it was read.
+    /// Whether all that was read is kept.
+    pub fn is_whole(&self) -> bool {
+        !self.0.borrow().is_overrun
+    }
+
+    /// The body from its first byte, for one more attempt, which ends the one before; `None` when too much of it was read.
     pub fn start(&self) -> Option<Body> {
         let mut state = self.0.borrow_mut();
         if state.is_overrun {

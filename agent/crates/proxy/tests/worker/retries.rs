@@ -231,3 +231,26 @@ fn attempts_over_http2_are_retried_too() {
     }
     assert!(worker.metric("tidegate_upstream_retries_total", &["reason=\"connect\""]) >= 1.0);
 }
+
+#[test]
+fn a_last_response_that_comes_early_leaves_its_request_on_the_way() {
+    let (sender, received) = std::sync::mpsc::channel();
+    let addr = backend::scripted(move |_, mut stream| {
+        let (head, rest) = read_head(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 500 Early\r\nContent-Length: 6\r\n\r\nfai");
+        let body = read_rest(&mut stream, rest, backend::content_length(&head));
+        let _ = stream.write_all(b"led");
+        let _ = sender.send(body.len());
+    });
+    let rule = RuleSpec { retry: retry(&[500], 1), ..RuleSpec::default() };
+    let (_worker, front) = serve(&[addr], rule);
+    let mut client = Client::connect(front);
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    // The head of the last attempt's response comes before a byte of the body is sent.
+    let first = client.take("HTTP/1.1 500".len());
+    assert_eq!(first, b"HTTP/1.1 500");
+    client.send("0123456789");
+    assert!(client.rest_until(b"failed"));
+    // The first attempt was given up; the second got the whole body.
+    assert_eq!(received.recv_timeout(crate::support::PATIENCE).unwrap(), 10);
+}

@@ -96,6 +96,16 @@ impl Client {
         self.rest().is_empty()
     }
 
+    /// Reads on until what has come ends with `end`; `false` when the other side closes before.
+    pub(crate) fn rest_until(&mut self, end: &[u8]) -> bool {
+        while !self.buffer.ends_with(end) {
+            if self.fill() == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             assert!(self.fill() > 0, "closed within a body");

@@ -135,7 +135,7 @@ fn a_process_that_nobody_guards_dials_anything() {
     }
 }
 
-fn assert_dials(cgroup: &Cgroup, cases: &[(&str, SocketAddr, bool)]) {
+pub(crate) fn assert_dials(cgroup: &Cgroup, cases: &[(&str, SocketAddr, bool)]) {
     let dials: Vec<_> = cases.iter().map(|(kind, addr, _)| (*kind, *addr)).collect();
     let results = dial_from(cgroup, &dials);
     for (kind, addr, is_allowed) in cases {

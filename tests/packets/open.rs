@@ -25,6 +25,11 @@ use crate::{
 /// Longest wait for a count: closing goes through both ends, and the machine may be busy.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Connections that wait to be accepted: all that a test makes. The 128 that a socket has by default are full when a busy machine
+/// lets clients go on and not who accepts; the kernel then drops SYNs without a word, and a client asks again after one second,
+/// after three, after seven: longer than tests wait.
+const QUEUE: i32 = 4096;
+
 /// Addresses of clients, which are this host's as well: all IPv6 ones but the last in one /64.
 const CLIENTS: [Ipv4Addr; 3] =
     [Ipv4Addr::new(198, 51, 100, 1), Ipv4Addr::new(198, 51, 100, 2), Ipv4Addr::new(198, 51, 100, 3)];
@@ -70,12 +75,15 @@ fn open_loopback(bed: &mut Bed) -> [Served; 2] {
     [PUBLIC, SHARED].map(|domain| {
         let v4 = TcpListener::bind("127.0.0.1:0").expect("binding");
         let v6 = TcpListener::bind("[::1]:0").expect("binding");
+        for listener in [&v4, &v6] {
+            SockRef::from(listener).listen(QUEUE).expect("a longer queue");
+        }
         bed.kernel.set_sockets(domain, Some(v4.as_fd()), Some(v6.as_fd())).expect("giving sockets");
         Served { v4, v6 }
     })
 }
 
-fn try_connect(source: IpAddr, destination: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn try_connect(source: IpAddr, destination: SocketAddr) -> std::io::Result<TcpStream> {
     let family = if source.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
     let socket = Socket::new(family, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
@@ -223,6 +231,44 @@ fn many_at_once_leave_nothing_behind() {
         assert_eq!(row.duration.count(), row.opened, "each has a duration");
         assert_eq!(sources(kernel), 0);
     });
+}
+
+#[test]
+fn a_full_queue_delays_a_connection_which_is_counted_once() {
+    on_bed(|bed| {
+        let [served, _shared] = open_loopback(bed);
+        // The kernel takes one more than it is told, and drops what comes then.
+        SockRef::from(&served.v4).listen(1).expect("a shorter queue");
+        let waiting = [0, 1].map(|_| try_connect(CLIENTS[0].into(), public()).expect("there is room"));
+        let kernel = &bed.kernel;
+        thread::scope(|scope| {
+            let late = scope.spawn(|| try_connect(CLIENTS[1].into(), public()).expect("there is room in the end"));
+            let deadline = Instant::now() + SOON;
+            while listen_overflows() == 0 {
+                assert!(Instant::now() < deadline && !late.is_finished(), "the queue is not full");
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!((row(kernel, PUBLIC).opened, open_of(kernel, CLIENTS[1])), (2, 0), "it is not open");
+            let accepted = [0, 1].map(|_| served.v4.accept().expect("accepting"));
+            let late = late.join().expect("it connects");
+            let last = served.v4.accept().expect("accepting");
+            assert_eq!((row(kernel, PUBLIC).opened, open_of(kernel, CLIENTS[1])), (3, 1));
+            drop((waiting, accepted, late, last));
+        });
+        wait_open(kernel, PUBLIC, 0);
+        let row = row(kernel, PUBLIC);
+        assert_eq!((row.opened, row.uncounted, row.duration.count()), (3, 0, 3));
+        assert_eq!(sources(kernel), 0);
+    });
+}
+
+/// SYNs that this namespace has dropped because a queue was full.
+fn listen_overflows() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").expect("proc(5)");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "ListenOverflows");
+    found.expect("it is counted").1.parse().expect("a number")
 }
 
 #[test]

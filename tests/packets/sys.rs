@@ -119,6 +119,21 @@ pub(crate) fn open_socket(family: i32, kind: i32, protocol: i32) -> io::Result<O
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sends a frame as it is through an interface of the calling thread's namespace.
+pub(crate) fn send_frame(ifindex: u32, frame: &[u8]) {
+    let socket = open_socket(libc::AF_PACKET, libc::SOCK_RAW, 0).expect("a packet socket");
+    // SAFETY: every bit pattern is an address.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = ifindex as i32;
+    let length = size_of_val(&to) as libc::socklen_t;
+    // SAFETY: the kernel reads as many bytes as frame and address have.
+    let sent = unsafe {
+        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), length)
+    };
+    assert!(sent == frame.len() as isize, "sending a frame: {}", io::Error::last_os_error());
+}
+
 /// Takes a connected or listening socket back to where it was after it was made (connect(2) with `AF_UNSPEC`).
 pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };

@@ -24,7 +24,10 @@ pub use reason::{Hook, Reason};
 pub use sources::SourceLine;
 
 /// Version of everything in this crate.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
+
+/// Section of the BPF object that says which version it was built with: four bytes, little-endian.
+pub const VERSION_SECTION: &str = "tidegate_abi";
 
 /// Marks types that may cross the border as plain bytes.
 ///

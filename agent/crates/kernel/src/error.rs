@@ -13,6 +13,15 @@ pub enum KernelError {
         /// Its name.
         name: &'static str,
     },
+    /// The object's programs read and write other keys and values than this program does.
+    #[error("BPF object is of ABI version {}, this program speaks version {agent}: build both from one tree with `cargo xtask build`",
+        object.map_or("none".to_owned(), |version| version.to_string()))]
+    Version {
+        /// What the object says.
+        object: Option<u32>,
+        /// What this program speaks.
+        agent: u32,
+    },
     /// The object could not be read or its maps not created.
     #[error("BPF object cannot be loaded (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON): {0}")]
     Load(#[source] Box<aya::EbpfError>),

@@ -18,6 +18,7 @@ mod inspect;
 mod interfaces;
 mod limits;
 mod maps;
+mod object;
 mod open;
 mod pins;
 mod probe;

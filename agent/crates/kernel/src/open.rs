@@ -12,7 +12,7 @@ use std::{
 };
 
 use aya::{EbpfLoader, VerifierLogLevel};
-use tidegate_abi::{SampleBudget, map::SampleClass, map::name};
+use tidegate_abi::{ABI_VERSION, SampleBudget, map::SampleClass, map::name};
 use tidegate_model::{Admission, DomainId};
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     connections::ConnectionTables,
     entries::Entries,
     maps::Maps,
+    object,
     pins::{ObjectHash, Pins, open_pinned},
     programs::{ProgramName, Programs},
     rates::RateTables,
@@ -45,12 +46,14 @@ pub struct KernelConfig {
     pub instance: String,
     /// The BPF object.
     pub object: &'static [u8],
+    /// Version of the contract that this agent speaks: [`tidegate_abi::ABI_VERSION`], but in a test that stands for another agent.
+    pub abi_version: u32,
 }
 
 impl KernelConfig {
     /// The object that was built with this crate.
     pub fn new(bpffs: impl Into<PathBuf>, instance: impl Into<String>) -> Self {
-        Self { bpffs: bpffs.into(), instance: instance.into(), object: OBJECT }
+        Self { bpffs: bpffs.into(), instance: instance.into(), object: OBJECT, abi_version: ABI_VERSION }
     }
 }
 
@@ -110,7 +113,12 @@ impl Kernel {
     /// # Errors
     /// When the object does not load, or pins cannot be made, read or replaced. What judged before goes on judging.
     pub fn open(config: &KernelConfig) -> Result<(Self, Opened), KernelError> {
-        let pins = Pins::new(&config.bpffs, &config.instance);
+        let built = object::find_version(config.object)
+            .ok_or(KernelError::Version { object: None, agent: config.abi_version })?;
+        if built != config.abi_version {
+            return Err(KernelError::Version { object: Some(built), agent: config.abi_version });
+        }
+        let pins = Pins::new(&config.bpffs, &config.instance).of_version(built);
         let closed = pins.create()?;
         let has_adopted_maps = pins.has_maps();
         let object = ObjectHash::of(config.object);

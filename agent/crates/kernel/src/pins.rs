@@ -45,12 +45,19 @@ impl ObjectHash {
 pub(crate) struct Pins {
     bpffs: PathBuf,
     root: PathBuf,
+    /// ABI version of the maps.
+    version: u32,
 }
 
 impl Pins {
     /// The folders of an instance; nothing is made yet.
     pub(crate) fn new(bpffs: &Path, instance: &str) -> Self {
-        Self { bpffs: bpffs.to_owned(), root: bpffs.join("tidegate").join(instance) }
+        Self { bpffs: bpffs.to_owned(), root: bpffs.join("tidegate").join(instance), version: ABI_VERSION }
+    }
+
+    /// The same with maps of a version.
+    pub(crate) fn of_version(self, version: u32) -> Self {
+        Self { version, ..self }
     }
 
     /// Makes the folders that are missing, and closes those that others may open; returns the closed ones.
@@ -76,12 +83,12 @@ impl Pins {
 
     /// Folder of the maps of this ABI version, once they hold what was wanted.
     pub(crate) fn maps(&self) -> PathBuf {
-        self.root.join(format!("maps-v{ABI_VERSION}"))
+        self.root.join(format!("maps-v{}", self.version))
     }
 
     /// Folder of the maps of this ABI version until then.
     pub(crate) fn new_maps(&self) -> PathBuf {
-        self.root.join(format!("maps-v{ABI_VERSION}-new"))
+        self.root.join(format!("maps-v{}-new", self.version))
     }
 
     /// Where the BPF file system is.
@@ -108,7 +115,7 @@ impl Pins {
         remove_folder(&folder)?;
         let current = self.maps();
         if current.exists() {
-            let old = self.root.join(format!("maps-v{ABI_VERSION}-old"));
+            let old = self.root.join(format!("maps-v{}-old", self.version));
             remove_folder(&old)?;
             fs::rename(&current, &old).map_err(pin_error(&current))?;
         }

@@ -12,13 +12,20 @@ mod steer;
 mod verdict;
 
 use tidegate_abi::{
-    AddressOwner, Connections, Counter, DialledKey, DomainRates, FrontendKey, Instance, InterfaceKey, KnownSet, Mark,
-    Policy, Rate, RateSet, Sample, SampleBudget, SampleState, SourceKey, SourceLine,
+    ABI_VERSION, AddressOwner, Connections, Counter, DialledKey, DomainRates, FrontendKey, Instance, InterfaceKey,
+    KnownSet, Mark, Policy, Rate, RateSet, Sample, SampleBudget, SampleState, SourceKey, SourceLine, VERSION_SECTION,
 };
 
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// Which version of the contract these programs were built with: user space refuses any but its own.
+#[unsafe(link_section = "tidegate_abi")]
+#[unsafe(no_mangle)]
+static CONTRACT: [u8; 4] = ABI_VERSION.to_le_bytes();
+
+const _: () = assert!(matches!(VERSION_SECTION.as_bytes(), b"tidegate_abi"));
 
 /// Nothing here panics: code that could would not pass the linker, as BPF has no unwinding. The handler is a formality.
 #[panic_handler]

@@ -1,9 +1,10 @@
 //! Look-ups in a table of sources: which of a domain's lists have an address.
 //!
 //! The shape of a table stands in [`tidegate_abi::sources`]. Each family takes a bounded number of lines whatever the size of the
-//! lists: IPv4 at most three, IPv6 about two and a line for each halving of the lengths that occur. A table that lacks a
-//! line (which user space never makes) denies. Must not know where lines live.
+//! lists. A table that lacks a line (which user space never makes) denies. Must not know where lines live.
 
+mod exact;
+mod long;
 mod v4;
 mod v6;
 

@@ -1,8 +1,8 @@
-//! IPv4: root, node, leaf; at most three lines.
+//! IPv4: addresses in a hash, a line for each list that has any; prefixes by root, node, leaf, at most three lines.
 
-use tidegate_abi::sources::{IMMEDIATE, ROOT_LINE, VERDICT};
+use tidegate_abi::sources::{HEADER_LINE, Header, IMMEDIATE, ROOT_LINE, VERDICT};
 
-use super::{Lines, UNREADABLE};
+use super::{Lines, UNREADABLE, exact::find_exact};
 
 /// A bit in every byte.
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -12,6 +12,17 @@ const LOW_BITS: u64 = 0x7f * ONES;
 /// Verdict on an address.
 #[inline(always)]
 pub fn find_v4(lines: impl Lines, addr: u32) -> u32 {
+    let Some(line) = lines.line(HEADER_LINE) else { return UNREADABLE };
+    let header = Header::read(line);
+    let mixed = header.mix_v4(addr);
+    let [denied, allowed] = header.exact;
+    let exact = find_exact(lines, denied, mixed, 1) | find_exact(lines, allowed, mixed, 0) << 1;
+    exact | find_prefix(lines, addr)
+}
+
+/// Verdict of the prefixes that an address is in.
+#[inline(always)]
+fn find_prefix(lines: impl Lines, addr: u32) -> u32 {
     let upper = addr >> 16;
     let Some(line) = lines.line(ROOT_LINE + (upper >> 4)) else { return UNREADABLE };
     let root = (line.words[(upper >> 1 & 7) as usize] >> (upper << 5 & 32)) as u32;

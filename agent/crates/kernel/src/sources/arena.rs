@@ -1,4 +1,6 @@
-//! Units of a table's end, given out and taken back: blocks and leaves of IPv4 have no fixed places.
+//! What of a table is given out and taken back: lines for the trees of IPv6, and units for blocks and leaves of IPv4.
+
+use std::collections::BTreeMap;
 
 use tidegate_abi::sources::BLOCK_UNITS;
 
@@ -69,5 +71,41 @@ impl Arena {
         }
         self.next += units;
         Ok(self.next - units)
+    }
+}
+
+/// Which lines are free, in runs of any length.
+#[derive(Clone, Debug)]
+pub(crate) struct Runs {
+    next: u32,
+    end: u32,
+    /// By length.
+    free: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Runs {
+    /// The lines from `next` up to `end`.
+    pub(crate) fn new(next: u32, end: u32) -> Self {
+        Self { next, end, free: BTreeMap::new() }
+    }
+
+    /// A run; the shortest free one that is long enough, or a new one.
+    pub(crate) fn take(&mut self, lines: u32) -> Result<u32, Full> {
+        let Some(entry) = self.free.range_mut(lines..).find(|(_, runs)| !runs.is_empty()) else {
+            if self.end - self.next < lines {
+                return Err(Full);
+            }
+            self.next += lines;
+            return Ok(self.next - lines);
+        };
+        let (length, run) = (*entry.0, entry.1.pop().ok_or(Full)?);
+        if length > lines {
+            self.give(run + lines, length - lines);
+        }
+        Ok(run)
+    }
+
+    pub(crate) fn give(&mut self, run: u32, lines: u32) {
+        self.free.entry(lines).or_default().push(run);
     }
 }

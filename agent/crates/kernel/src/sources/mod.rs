@@ -6,7 +6,10 @@
 //! policy named it. A new agent knows of neither table what it holds: it builds the one that is not in force anew and swaps.
 
 mod arena;
+mod exact;
 mod lists;
+mod long;
+mod ranges;
 mod sys;
 mod table;
 mod v4;

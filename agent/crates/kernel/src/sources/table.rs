@@ -6,49 +6,64 @@
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use tidegate_abi::sources::{
-    FREE_LINE, HEADER_LINE, Header, IMMEDIATE, LINE_UNITS, MAX_LINES, ROOT_LINE, STEPS_LINE, SourceLine,
+    FREE_LINE, HEADER_LINE, Header, IMMEDIATE, LINE_UNITS, MAX_LINES, Place, ROOT_LINE, STEPS_LINE, SourceLine,
 };
 
 use super::{
     arena::{Arena, Full},
+    exact,
     lists::Lists,
-    v4::{self, V4},
-    v6::{Shape, V6},
+    v4::{Count, V4},
+    v6::{Size, V6},
 };
 
 /// Room for changes beside what the IPv4 lists take: an eighth, and this many units.
 const SPARE_UNITS: u64 = 1_024;
-/// How often a hash is made larger when an entry finds no place in it. With each try a place becomes much likelier.
+/// Room for IPv4 addresses that find no place in their hash, among the prefixes: one in so many takes a block and a leaf.
+const SPILLED: u64 = 64;
+/// How often hashes are made larger when an entry finds no place in one. With each try a place becomes much likelier.
 const TRIES: u32 = 8;
 
 /// How large a table of some lists is.
 pub(crate) struct Plan {
-    shape: Shape,
-    hash_lines: u64,
-    units: u64,
+    v4: [Count; 2],
+    v6: Size,
+    /// Hundred, or more when a table of this size was too small.
+    generosity: u64,
 }
 
 impl Plan {
     pub(crate) fn of(lists: &Lists) -> Self {
-        let units = v4::count_units([lists.deny.v4(), lists.allow.v4()]);
-        let shape = Shape::of([lists.deny.v6(), lists.allow.v6()]);
-        Self { hash_lines: shape.lines(100), shape, units: units + units / 8 + SPARE_UNITS }
+        let v4 = Count::of([lists.deny.v4(), lists.allow.v4()]);
+        let v6 = Size::of([lists.deny.v6(), lists.allow.v6()]);
+        Self { v4, v6, generosity: 100 }
     }
 
-    /// A plan with a larger hash, for when an entry found no place.
+    /// A plan with larger hashes and more room, for when an entry found no place.
     pub(crate) fn grown(self, tries: u32) -> Option<Self> {
-        let hash_lines = self.shape.lines(100 + 15 * u64::from(tries));
-        (tries < TRIES).then_some(Self { hash_lines, ..self })
+        let generosity = 100 + 15 * u64::from(tries);
+        (tries < TRIES).then_some(Self { generosity, ..self })
     }
 
     /// Lines of the table.
     pub(crate) fn lines(&self) -> u64 {
-        u64::from(FREE_LINE) + self.hash_lines + self.units.div_ceil(LINE_UNITS.into())
+        let parts = self.exact_lines().into_iter().chain(self.v6.lines(self.generosity));
+        u64::from(FREE_LINE) + parts.sum::<u64>() + self.units().div_ceil(LINE_UNITS.into())
     }
 
     /// Whether places of lines and entries have numbers enough.
     pub(crate) fn fits(&self) -> bool {
         self.lines() <= MAX_LINES.into()
+    }
+
+    fn exact_lines(&self) -> [u64; 2] {
+        self.v4.map(|count| exact::count_lines(count.addresses, self.generosity))
+    }
+
+    fn units(&self) -> u64 {
+        let spilled: u64 = self.v4.iter().map(|count| count.addresses / SPILLED).sum();
+        let units = self.v4.iter().map(|count| count.units).sum::<u64>();
+        (units + units / 8 + spilled * Count::ALONE + SPARE_UNITS) * self.generosity / 100
     }
 }
 
@@ -63,19 +78,21 @@ pub(crate) struct Table {
 impl Table {
     /// Writes lists into empty lines, as many as planned.
     pub(crate) fn build(lists: &Lists, plan: &Plan, lines: &mut [SourceLine]) -> Result<Self, Full> {
-        let hash_end = FREE_LINE + plan.hash_lines as u32;
-        let arena = Arena::new(hash_end * LINE_UNITS, lines.len() as u32 * LINE_UNITS);
-        let v4 = V4::build([lists.deny.v4(), lists.allow.v4()], arena, lines)?;
-        let header = Header {
-            seed: RandomState::new().build_hasher().finish(),
-            first: FREE_LINE,
-            lines: plan.hash_lines as u32,
-            root: plan.shape.lengths.write(&mut lines[STEPS_LINE as usize..ROOT_LINE as usize]),
-            default: 0,
-        };
-        let hash = &mut lines[FREE_LINE as usize..hash_end as usize];
-        let v6 = V6::build([lists.deny.v6(), lists.allow.v6()], &plan.shape, header, hash)?;
-        lines[HEADER_LINE as usize] = v6.header().write();
+        let mut header = Header { seed: RandomState::new().build_hasher().finish(), ..Header::default() };
+        let mut first = FREE_LINE;
+        for (place, count) in header.exact.iter_mut().zip(plan.exact_lines()) {
+            let count = count as u32;
+            *place = Place { first: if count > 0 { first } else { 0 }, lines: count };
+            first += count;
+        }
+        let parts = plan.v6.lines(plan.generosity);
+        let steps = &mut lines[STEPS_LINE as usize..ROOT_LINE as usize];
+        let runs = plan.v6.place(&mut header, first, parts, steps);
+        first += parts.iter().sum::<u64>() as u32;
+        let arena = Arena::new(first * LINE_UNITS, lines.len() as u32 * LINE_UNITS);
+        let v4 = V4::build([lists.deny.v4(), lists.allow.v4()], header, arena, lines)?;
+        let v6 = V6::build([lists.deny.v6(), lists.allow.v6()], &plan.v6, header, runs, lines)?;
+        lines[HEADER_LINE as usize] = header.write();
         Ok(Self { lists: lists.clone(), v4, v6 })
     }
 
@@ -83,10 +100,7 @@ impl Table {
     pub(crate) fn update(&mut self, lists: &Lists, lines: &mut [SourceLine]) -> Result<usize, Full> {
         let (old, new) = (&self.lists, lists);
         let v4 = self.v4.update([old.deny.v4(), old.allow.v4()], [new.deny.v4(), new.allow.v4()], lines)?;
-        let header = self.v6.header();
-        let hash = &mut lines[header.first as usize..(header.first + header.lines) as usize];
-        let v6 = self.v6.update([old.deny.v6(), old.allow.v6()], [new.deny.v6(), new.allow.v6()], hash)?;
-        lines[HEADER_LINE as usize] = self.v6.header().write();
+        let v6 = self.v6.update([old.deny.v6(), old.allow.v6()], [new.deny.v6(), new.allow.v6()], lines)?;
         self.lists = lists.clone();
         Ok(v4 + v6)
     }

@@ -1,14 +1,17 @@
-//! Builds and changes the IPv4 part of a table, a region of one /18 at a time: what a region's node holds follows from the
-//! lists alone.
+//! Builds and changes the IPv4 part of a table: addresses in their hashes, prefixes a region of one /18 at a time. What a
+//! region's node holds follows from the lists, without the addresses that have a place in a hash.
 
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use tidegate_abi::sources::{BLOCK_UNITS, IMMEDIATE, ROOT_LINE, ROOT_WORDS, SPARSE_EXCEPTIONS, SourceLine, VERDICT};
+use tidegate_abi::sources::{
+    BLOCK_UNITS, Header, IMMEDIATE, ROOT_LINE, ROOT_WORDS, SPARSE_EXCEPTIONS, SourceLine, VERDICT,
+};
 
 use super::{
     arena::{Arena, Full},
-    lists::{differing, merge, own, within},
+    exact::Exact,
+    lists::{differing, own, within},
 };
 
 /// Regions of all addresses.
@@ -21,40 +24,75 @@ const MANY_REGIONS: usize = REGIONS / 8;
 /// Both lists, each sorted.
 pub(crate) type Pair<'a> = [&'a [Ipv4Net]; 2];
 
-/// Units that blocks and leaves of lists take at most.
-pub(crate) fn count_units([deny, allow]: Pair<'_>) -> u64 {
-    let mut units = 0;
-    let (mut last_block, mut last_leaf, mut weight) = (None, None, 0u64);
-    let leaf_units = |weight: u64| if weight > SPARSE_EXCEPTIONS as u64 { 4 } else { 1 };
-    for (prefix, lists) in merge(deny, allow) {
-        let (addr, len) = (u32::from(prefix.addr()), prefix.prefix_len());
-        if len > 16 && last_block != Some(addr >> 16) {
-            last_block = Some(addr >> 16);
-            units += u64::from(BLOCK_UNITS) + 1;
-        }
-        if len > 24 {
-            if last_leaf != Some(addr >> 8) {
-                units += if last_leaf.is_some() { leaf_units(weight) } else { 0 };
-                (last_leaf, weight) = (Some(addr >> 8), 0);
+/// Length of an address's prefix.
+const ADDRESS_LEN: u8 = 32;
+
+/// What a list takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Count {
+    /// Addresses.
+    pub(crate) addresses: u64,
+    /// Units that blocks and leaves of its prefixes take at most.
+    pub(crate) units: u64,
+}
+
+impl Count {
+    /// Units of a prefix that has a block and a leaf for itself.
+    pub(crate) const ALONE: u64 = BLOCK_UNITS as u64 + 1;
+
+    /// Of each list.
+    pub(crate) fn of(pair: Pair<'_>) -> [Self; 2] {
+        pair.map(|list| {
+            let mut count = Self::default();
+            let (mut last_block, mut last_leaf, mut weight) = (None, None, 0u64);
+            // Leaves of both lists may come together to a full one.
+            let leaf_units = |weight: u64| if 2 * weight > SPARSE_EXCEPTIONS as u64 { 4 } else { 1 };
+            for prefix in list {
+                let (addr, len) = (u32::from(prefix.addr()), prefix.prefix_len());
+                if len == ADDRESS_LEN {
+                    count.addresses += 1;
+                    continue;
+                }
+                if len > 16 && last_block != Some(addr >> 16) {
+                    last_block = Some(addr >> 16);
+                    count.units += Self::ALONE;
+                }
+                if len > 24 {
+                    if last_leaf != Some(addr >> 8) {
+                        count.units += if last_leaf.is_some() { leaf_units(weight) } else { 0 };
+                        (last_leaf, weight) = (Some(addr >> 8), 0);
+                    }
+                    weight += 1 << (ADDRESS_LEN - len);
+                }
             }
-            weight += u64::from(lists.count_ones()) << (32 - len);
-        }
+            count.units += if last_leaf.is_some() { leaf_units(weight) } else { 0 };
+            count
+        })
     }
-    units + if last_leaf.is_some() { leaf_units(weight) } else { 0 }
 }
 
 /// The IPv4 part of one table.
 #[derive(Clone, Debug)]
 pub(crate) struct V4 {
     arena: Arena,
+    exact: [Exact; 2],
     /// What prefixes up to the length of a region say of each region.
     cover: Vec<u8>,
 }
 
 impl V4 {
     /// Writes both lists into a table whose units of `arena` are free.
-    pub(crate) fn build(pair: Pair<'_>, arena: Arena, lines: &mut [SourceLine]) -> Result<Self, Full> {
-        let mut table = Self { arena, cover: vec![0; REGIONS] };
+    pub(crate) fn build(pair: Pair<'_>, header: Header, arena: Arena, lines: &mut [SourceLine]) -> Result<Self, Full> {
+        let exact = [0, 1].map(|list| Exact::of(header, list));
+        let mut table = Self { arena, exact, cover: vec![0; REGIONS] };
+        let mut prefixes: [Vec<Ipv4Net>; 2] = Default::default();
+        for ((hash, list), prefixes) in exact.iter().zip(pair).zip(&mut prefixes) {
+            hash.clear(lines);
+            let is_prefix =
+                |prefix: &Ipv4Net| prefix.prefix_len() < ADDRESS_LEN || !hash.add(prefix.addr().into(), lines);
+            prefixes.extend(list.iter().copied().filter(is_prefix));
+        }
+        let pair = [prefixes[0].as_slice(), prefixes[1].as_slice()];
         for (bits, list) in pair.into_iter().enumerate() {
             for prefix in list.iter().filter(|prefix| prefix.prefix_len() <= REGION_LEN) {
                 for cover in &mut table.cover[regions(prefix)] {
@@ -98,16 +136,23 @@ impl V4 {
 
     /// Leads from old lists to new ones. After an error the table holds neither.
     pub(crate) fn update(&mut self, old: Pair<'_>, new: Pair<'_>, lines: &mut [SourceLine]) -> Result<usize, Full> {
-        let mut changed: Vec<Ipv4Net> = Vec::new();
-        for (old, new) in old.into_iter().zip(new) {
-            changed.extend(differing(old, new));
-        }
+        let mut count = 0;
         let mut touched = Vec::new();
-        for prefix in &changed {
-            if prefix.prefix_len() <= REGION_LEN {
-                self.cover_again(prefix, new);
+        for (list, (old, hash)) in old.into_iter().zip(self.exact).enumerate() {
+            let changed = differing(old, new[list]);
+            count += changed.len();
+            for prefix in &changed {
+                if prefix.prefix_len() == ADDRESS_LEN {
+                    let addr = prefix.addr().into();
+                    let is_there = new[list].binary_search(prefix).is_ok();
+                    if if is_there { hash.add(addr, lines) } else { hash.remove(addr, lines) } {
+                        continue;
+                    }
+                } else if prefix.prefix_len() <= REGION_LEN {
+                    self.cover_again(prefix, new);
+                }
+                touched.extend(regions(prefix));
             }
-            touched.extend(regions(prefix));
         }
         touched.sort_unstable();
         touched.dedup();
@@ -118,11 +163,17 @@ impl V4 {
         for region in touched {
             let start = Ipv4Addr::from((region as u32) << 14);
             let region_prefix = Ipv4Net::new_assert(start, REGION_LEN);
-            let here = new.map(|list| within(list, &region_prefix));
-            node.build(here, self.cover[region]);
+            let mut here: [Vec<Ipv4Net>; 2] = Default::default();
+            for ((here, hash), list) in here.iter_mut().zip(&self.exact).zip(new) {
+                let all = within(list, &region_prefix).iter().copied();
+                here.extend(
+                    all.filter(|prefix| prefix.prefix_len() < ADDRESS_LEN || !hash.has(prefix.addr().into(), lines)),
+                );
+            }
+            node.build([&here[0], &here[1]], self.cover[region]);
             self.put_node(lines, region as u32, &node)?;
         }
-        Ok(changed.len())
+        Ok(count)
     }
 
     /// Looks up again what short prefixes say of the regions in `prefix`.

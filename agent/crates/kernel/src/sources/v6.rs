@@ -1,204 +1,167 @@
-//! Builds and changes the IPv6 part of a table: a hash of prefixes and markers for a binary search over lengths.
+//! Builds and changes the IPv6 part of a table: trees of intervals up to /64, a hash beyond.
 //!
-//! An entry counts the prefixes that need it, so it goes with the last of them. Entries never move: a /64's place is part of
-//! the keys below it.
+//! What a tree holds follows from the lists alone, so a change builds the trees again that it touches, and no others.
+
+use std::ops::RangeInclusive;
 
 use ipnet::Ipv6Net;
 use tidegate_abi::sources::{
-    Header, LINE_ENTRIES, MAX_PROBES, SourceLine, VERDICT,
-    meta::{HAS_LONGER, IDENTITY, LEN, MAX_REFS, ONE_REF, OVERFLOW, OWN_SHIFT, PARENT_SHIFT, VERDICT_SHIFT},
-    step, upper_bits,
+    Header, IMMEDIATE, MAX_PROBES, MIDDLE_LEN, Place, ROOT_WORDS, SHORT_LEN, SourceLine,
+    group::{ENTRIES, KEY, LINE, LINE_SHIFT, OVERFLOW},
 };
 
 use super::{
-    arena::Full,
-    lists::{Prefix as _, differing, halves, merge, own, within},
+    arena::{Full, Runs},
+    lists::{differing, halves, merge, own, within},
+    long::{Long, Pair, Shape},
+    ranges::{Cut, Intervals, free_tree, most_lines},
 };
 
-/// Of a hundred places of a new hash so many are taken: a line is full now and then, and changes find room.
+/// Of a hundred places of a new hash of /33s so many are taken.
 const NEW_FILL: u64 = 50;
-/// Beyond this part of a hundred a hash is built anew.
-const MOST_FILL: u64 = 60;
-/// Entries whose verdicts a change may touch: beyond, building anew is faster.
-const MANY_ENTRIES: usize = 200_000;
+/// Beyond this part of a hundred it is built anew.
+const MOST_FILL: u64 = 65;
+/// Lines for trees to grow into, beside an eighth of what they take.
+const SPARE_LINES: u64 = 64;
+/// Lines of a root.
+const ROOT_LINES: u32 = ROOT_WORDS / 16;
+/// /16s and /33s that a change may touch: beyond, building anew is faster.
+const MANY_TREES: usize = 20_000;
+/// Length of the prefix that a word of the root stands for.
+const ROOT_LEN: u8 = 16;
+/// What the root looks behind: its trees have the bits before this one.
+const SHORT_END: u8 = ROOT_LEN + 31;
 
-/// Both lists, each sorted.
-pub(crate) type Pair<'a> = [&'a [Ipv6Net]; 2];
+const SHORT: RangeInclusive<u8> = 0..=SHORT_LEN;
+const MIDDLE: RangeInclusive<u8> = SHORT_LEN + 1..=MIDDLE_LEN;
 
-/// The lengths that occur, ascending: up to 64, and from 65.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Lengths {
-    pub(crate) short: Vec<u8>,
-    pub(crate) long: Vec<u8>,
-}
-
-/// An entry that a prefix needs.
-struct Step {
-    /// Zero-based place of the length; those from 65 come behind those up to 64.
-    index: usize,
-    len: u8,
-    /// The half of the prefix that the entry's stage looks at, up to the length.
-    key: u64,
-}
-
-impl Lengths {
-    fn of([deny, allow]: Pair<'_>) -> Self {
-        let mut has = [false; 129];
-        for prefix in deny.iter().chain(allow) {
-            has[usize::from(prefix.prefix_len())] = true;
-        }
-        has[64] |= has[65..].contains(&true);
-        let of = |range: std::ops::RangeInclusive<u8>| range.filter(|len| has[usize::from(*len)]).collect();
-        Self { short: of(1..=64), long: of(65..=128) }
-    }
-
-    fn has(&self, len: u8) -> bool {
-        self.short.binary_search(&len).is_ok() || self.long.binary_search(&len).is_ok()
-    }
-
-    /// The entries of a prefix: markers where the search for its length passes by shorter ones, then its own. One longer than 64
-    /// bits has those of its /64 first.
-    fn steps(&self, prefix: &Ipv6Net) -> impl Iterator<Item = Step> {
-        let (upper, lower) = halves(prefix.addr());
-        let len = prefix.prefix_len();
-        let short = path(&self.short, len.min(64)).map(move |(index, len)| (index, len, upper));
-        let offset = self.short.len();
-        let long = (len > 64).then(|| path(&self.long, len)).into_iter().flatten();
-        let long = long.map(move |(index, len)| (offset + index, len, lower));
-        short.chain(long).map(|(index, len, half)| Step { index, len, key: upper_bits(half, len.into()) })
-    }
-
-    /// The steps of the search for programs, and the first of them. The second stage begins where the first has found a /64.
-    pub(crate) fn write(&self, lines: &mut [SourceLine]) -> u32 {
-        let mut steps = vec![0];
-        let long = push_steps(&self.long, 0, &mut steps);
-        let root = push_steps(&self.short, long, &mut steps);
-        for (index, step) in steps.into_iter().enumerate() {
-            lines[index >> 4].words[index >> 1 & 7] |= u64::from(step) << (index << 5 & 32);
-        }
-        root
-    }
-}
-
-/// Adds the steps of a binary search over lengths; returns the first of them. After 64 was found `behind` is next.
-fn push_steps(lengths: &[u8], behind: u32, steps: &mut Vec<u32>) -> u32 {
-    let middle = lengths.len() / 2;
-    let Some(&len) = lengths.get(middle) else { return 0 };
-    let hit = if len == 64 { behind } else { push_steps(&lengths[middle + 1..], behind, steps) };
-    let miss = push_steps(&lengths[..middle], behind, steps);
-    steps.push(u32::from(len) | hit << step::HIT_SHIFT | miss << step::MISS_SHIFT);
-    steps.len() as u32 - 1
-}
-
-/// Where a binary search for a length passes by shorter ones, and the length itself. As the programs search.
-fn path(lengths: &[u8], wanted: u8) -> impl Iterator<Item = (usize, u8)> {
-    let (mut low, mut high) = (0, lengths.len());
-    std::iter::from_fn(move || {
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let len = lengths[middle];
-            if len > wanted {
-                high = middle;
-                continue;
-            }
-            (low, high) = if len == wanted { (0, 0) } else { (middle + 1, high) };
-            return Some((middle, len));
-        }
-        None
-    })
-}
-
-/// The size of a hash.
+/// How large the IPv6 part is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shape {
-    pub(crate) lengths: Lengths,
-    entries: u64,
+pub(crate) struct Size {
+    long: Shape,
+    groups: u64,
+    trees: u64,
+    has_short: bool,
 }
 
-impl Shape {
-    /// Lengths and exact number of entries of lists.
+impl Size {
+    /// Of lists.
     pub(crate) fn of(pair: Pair<'_>) -> Self {
-        let lengths = Lengths::of(pair);
-        let mut last: Vec<Option<(u64, u64)>> = vec![None; lengths.short.len() + lengths.long.len()];
-        let mut entries = 0;
-        for (prefix, _) in merge(pair[0], pair[1]).filter(|(prefix, _)| prefix.prefix_len() > 0) {
+        let mut size = Self { long: Shape::of(pair), ..Self::default() };
+        let (mut short, mut middle) = ((0, 0), (0, 0));
+        let lines = |count: u64| if count > 0 { most_lines(count) } else { 0 };
+        for (prefix, _) in merge(pair[0], pair[1]) {
             let upper = halves(prefix.addr()).0;
-            for step in lengths.steps(&prefix) {
-                // In sorted order prefixes of the same entry follow each other.
-                let entry = Some((if step.len > 64 { upper } else { 0 }, step.key));
-                if last[step.index] != entry {
-                    last[step.index] = entry;
-                    entries += 1;
+            let (tree, key) = match prefix.prefix_len() {
+                len if SHORT.contains(&len) => {
+                    size.has_short = true;
+                    if len <= ROOT_LEN {
+                        continue;
+                    }
+                    (&mut short, upper >> (64 - ROOT_LEN))
                 }
+                len if MIDDLE.contains(&len) => (&mut middle, upper >> (64 - SHORT_LEN)),
+                _ => continue,
+            };
+            if tree.1 > 0 && tree.0 != key {
+                size.trees += lines(tree.1);
+                tree.1 = 0;
             }
+            if MIDDLE.contains(&prefix.prefix_len()) && tree.1 == 0 {
+                size.groups += 1;
+            }
+            *tree = (key, tree.1 + 1);
         }
-        Self { lengths, entries }
+        size.trees += lines(short.1) + lines(middle.1);
+        size
     }
 
-    /// Lines for it; `generosity` (a hundred is enough mostly) makes it larger.
-    pub(crate) fn lines(&self, generosity: u64) -> u64 {
-        let places = self.entries * 100 / NEW_FILL + u64::from(LINE_ENTRIES) * 4;
-        if self.lengths == Lengths::default() { 0 } else { places * generosity / 100 / u64::from(LINE_ENTRIES) }
+    /// Lines of the hash beyond /64, of the hash of /33s, of root and trees.
+    pub(crate) fn lines(&self, generosity: u64) -> [u64; 3] {
+        let generous = |lines: u64| lines * generosity / 100;
+        let groups = match self.groups {
+            0 => 0,
+            groups => generous((groups * 100 / NEW_FILL).div_ceil(ENTRIES as u64) + 2),
+        };
+        let trees = match self.trees {
+            0 if !self.has_short => 0,
+            trees => generous(trees + trees / 8 + SPARE_LINES),
+        };
+        let root = if self.has_short { ROOT_LINES.into() } else { 0 };
+        [self.long.lines(generosity), groups, root + trees]
+    }
+
+    /// What the header says of a part in lines from `first` on: of each of `lines` one behind the other.
+    pub(crate) fn place(&self, header: &mut Header, first: u32, lines: [u64; 3], steps: &mut [SourceLine]) -> Runs {
+        let [long, groups, trees] = lines.map(|lines| lines as u32);
+        let place = |first, lines| Place { first: if lines > 0 { first } else { 0 }, lines };
+        header.long = place(first, long);
+        header.groups = place(first + long, groups);
+        header.first_step = self.long.lengths.write(steps);
+        let root = first + long + groups;
+        header.short_root = if self.has_short { root } else { 0 };
+        Runs::new(if self.has_short { root + ROOT_LINES } else { root }, root + trees)
     }
 }
 
 /// The IPv6 part of one table.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct V6 {
-    lengths: Lengths,
-    hash: Hash,
-}
-
-#[derive(Clone, Debug)]
-struct Hash {
     header: Header,
-    entries: u64,
-}
-
-/// What shorter prefixes say, along the way to the one that is looked at.
-#[derive(Default)]
-struct Above(Vec<(Ipv6Net, u32)>);
-
-impl Above {
-    /// Takes the next prefix in order.
-    fn enter(&mut self, prefix: Ipv6Net, own: u32) {
-        while self.0.last().is_some_and(|(above, _)| !above.covers(&prefix)) {
-            self.0.pop();
-        }
-        let verdict = own | self.0.last().map_or(0, |(_, verdict)| *verdict);
-        self.0.push((prefix, verdict));
-    }
-
-    /// What those up to a length say.
-    fn at(&self, len: u8) -> u32 {
-        self.0.iter().rev().find(|(above, _)| above.prefix_len() <= len).map_or(0, |(_, verdict)| *verdict)
-    }
+    /// What prefixes up to /16 say of each /16; empty without a root.
+    cover: Vec<u8>,
+    /// Entries of the hash of /33s.
+    groups: u64,
+    runs: Runs,
+    long: Long,
+    /// Of the tree that is being written.
+    intervals: Intervals,
 }
 
 impl V6 {
-    /// Writes both lists into the empty lines of a hash.
-    pub(crate) fn build(pair: Pair<'_>, shape: &Shape, header: Header, lines: &mut [SourceLine]) -> Result<Self, Full> {
-        let lengths = shape.lengths.clone();
-        let mut table = Self { lengths, hash: Hash { header, entries: 0 } };
-        let mut above = Above::default();
-        for (prefix, own) in merge(pair[0], pair[1]) {
-            if prefix.prefix_len() == 0 {
-                // The programs add it to every verdict, so no entry has to.
-                table.hash.header.default = own;
-                continue;
-            }
-            above.enter(prefix, own);
-            table.add(&prefix, own, |len| above.at(len), lines)?;
+    /// Writes both lists into empty lines.
+    pub(crate) fn build(
+        pair: Pair<'_>,
+        size: &Size,
+        header: Header,
+        runs: Runs,
+        lines: &mut [SourceLine],
+    ) -> Result<Self, Full> {
+        let long = Long::build(pair, &size.long, header, part(header.long, lines))?;
+        let cover = if header.short_root > 0 { vec![0; ROOT_WORDS as usize] } else { Vec::new() };
+        let mut table = Self { header, cover, groups: 0, runs, long, intervals: Intervals::default() };
+        table.build_short(pair, lines)?;
+        let cuts = pair.map(|list| cut(list, MIDDLE));
+        let mut rest = [cuts[0].as_slice(), cuts[1].as_slice()];
+        while let Some(group) = rest.iter().filter_map(|list| list.first()).map(|(upper, _)| upper >> 31).min() {
+            let parts = split(&mut rest, |upper| upper >> 31 == group);
+            table.intervals.fill(parts, MIDDLE_LEN, 0);
+            let root = table.intervals.write(&mut table.runs, lines)?;
+            table.add_group(group, root, lines)?;
         }
         Ok(table)
     }
 
-    /// What the table's header says.
-    pub(crate) fn header(&self) -> &Header {
-        &self.hash.header
+    fn build_short(&mut self, pair: Pair<'_>, lines: &mut [SourceLine]) -> Result<(), Full> {
+        if self.cover.is_empty() {
+            return Ok(());
+        }
+        let cuts = pair.map(|list| cut(list, SHORT));
+        for (list, cut) in cuts.iter().enumerate() {
+            for &(upper, len) in cut.iter().filter(|(_, len)| *len <= ROOT_LEN) {
+                self.cover[words(upper, len)].iter_mut().for_each(|cover| *cover |= 1 << list);
+            }
+        }
+        let cuts = cuts.map(|cut| cut.into_iter().filter(|(_, len)| *len > ROOT_LEN).collect::<Cut>());
+        let mut rest = [cuts[0].as_slice(), cuts[1].as_slice()];
+        for word in 0..ROOT_WORDS {
+            let parts = split(&mut rest, |upper| upper >> 48 == word.into());
+            self.put_short(word, parts, lines)?;
+        }
+        Ok(())
     }
 
-    /// Leads from old lists to new ones. After an error the table holds neither.
+    /// Leads from old lists to new ones; returns how many prefixes differ. After an error the table holds neither.
     pub(crate) fn update(&mut self, old: Pair<'_>, new: Pair<'_>, lines: &mut [SourceLine]) -> Result<usize, Full> {
         let mut changed: Vec<Ipv6Net> = Vec::new();
         for (old, new) in old.into_iter().zip(new) {
@@ -206,175 +169,199 @@ impl V6 {
         }
         changed.sort_unstable();
         changed.dedup();
-        let mut added = Vec::new();
-        let mut below = 0;
-        for &prefix in &changed {
-            let (before, after) = (own(old[0], old[1], &prefix), own(new[0], new[1], &prefix));
-            if prefix.prefix_len() == 0 {
-                self.hash.header.default = after;
-                continue;
-            }
-            below += new.iter().map(|list| within(list, &prefix).len()).sum::<usize>();
-            if below > MANY_ENTRIES || !self.lengths.has(prefix.prefix_len()) {
-                return Err(Full);
-            }
-            match (before, after) {
-                (0, _) => added.push((prefix, after)),
-                (_, 0) => self.remove(&prefix, lines)?,
-                (..) => self.set_own(&prefix, after, lines)?,
-            }
-        }
-        for (prefix, own) in added {
-            self.add(&prefix, own, |_| 0, lines)?;
-        }
-        // Entries are what they shall be, but for what they have from shorter ones.
-        for prefix in changed.iter().filter(|prefix| prefix.prefix_len() > 0) {
-            self.inherit(prefix, 0, lines);
-            for list in new {
-                for below in within(list, prefix) {
-                    self.inherit(below, prefix.prefix_len(), lines);
+        let (mut short, mut groups) = (Vec::new(), Vec::new());
+        for prefix in &changed {
+            let (upper, len) = (halves(prefix.addr()).0, prefix.prefix_len());
+            if SHORT.contains(&len) {
+                let words = words(upper, len.min(ROOT_LEN));
+                if self.cover.is_empty() || words.len() > MANY_TREES {
+                    return Err(Full);
                 }
+                if len <= ROOT_LEN {
+                    self.cover_again(prefix, new);
+                }
+                short.extend(words);
+            } else if MIDDLE.contains(&len) {
+                groups.push(upper >> 31);
             }
         }
+        // Those of groups are in order already.
+        short.sort_unstable();
+        short.dedup();
+        groups.dedup();
+        if short.len().max(groups.len()) > MANY_TREES {
+            return Err(Full);
+        }
+        for run in short.chunk_by(|word, next| word + 1 == *next) {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            let parts = new.map(|list| cut(between(list, first, last), ROOT_LEN + 1..=SHORT_LEN));
+            let mut rest = [parts[0].as_slice(), parts[1].as_slice()];
+            for &word in run {
+                let parts = split(&mut rest, |upper| upper >> 48 == word as u64);
+                self.free_short(word as u32, lines);
+                self.put_short(word as u32, parts, lines)?;
+            }
+        }
+        for group in groups {
+            let prefix = Ipv6Net::new_assert((u128::from(group) << 95).into(), SHORT_LEN);
+            let cuts = new.map(|list| cut(within(list, &prefix), MIDDLE));
+            self.put_group(group, [&cuts[0], &cuts[1]], lines)?;
+        }
+        self.long.update(&changed, old, new, part(self.header.long, lines))?;
         Ok(changed.len())
     }
 
-    /// Adds a prefix with its markers. `verdict` says what prefixes up to a length say.
-    fn add(
-        &mut self,
-        prefix: &Ipv6Net,
-        own: u32,
-        verdict: impl Fn(u8) -> u32,
-        lines: &mut [SourceLine],
-    ) -> Result<(), Full> {
-        let mut parent = 0;
-        for step in self.lengths.steps(prefix) {
-            let identity = u64::from(step.len) | parent;
-            let own = if step.len == prefix.prefix_len() { own } else { 0 };
-            let place = match self.hash.find(step.key, identity, lines) {
-                Some(place) => place,
-                None => self.hash.place(step.key, identity, lines)?,
-            };
-            let meta = meta(lines, place);
-            *meta += ONE_REF;
-            if *meta / ONE_REF == MAX_REFS {
-                return Err(Full);
-            }
-            *meta |= u64::from(own) << OWN_SHIFT | u64::from(verdict(step.len)) << VERDICT_SHIFT;
-            if step.len == 64 && prefix.prefix_len() > 64 {
-                *meta |= HAS_LONGER;
-                parent = parent_at(place);
+    /// Looks up again what prefixes up to /16 say of the /16s in one of them.
+    fn cover_again(&mut self, prefix: &Ipv6Net, [deny, allow]: Pair<'_>) {
+        let above = (0..prefix.prefix_len()).fold(0, |verdict, len| {
+            let shorter = Ipv6Net::new_assert(prefix.addr(), len).trunc();
+            verdict | own(deny, allow, &shorter)
+        });
+        self.cover[words(halves(prefix.addr()).0, prefix.prefix_len())].fill(above as u8);
+        for (list, all) in [deny, allow].into_iter().enumerate() {
+            for (upper, len) in cut(within(all, prefix), 0..=ROOT_LEN) {
+                self.cover[words(upper, len)].iter_mut().for_each(|cover| *cover |= 1 << list);
             }
         }
-        Ok(())
     }
 
-    fn remove(&mut self, prefix: &Ipv6Net, lines: &mut [SourceLine]) -> Result<(), Full> {
-        let mut parent = 0;
-        for step in self.lengths.steps(prefix) {
-            let place = self.hash.find(step.key, u64::from(step.len) | parent, lines).ok_or(Full)?;
-            if step.len == 64 {
-                parent = parent_at(place);
-            }
-            let meta = meta(lines, place);
-            *meta -= ONE_REF;
-            if step.len == prefix.prefix_len() {
-                *meta &= !(u64::from(VERDICT) << OWN_SHIFT);
-            }
-            if *meta / ONE_REF == 0 {
-                *meta &= OVERFLOW;
-                self.hash.entries -= 1;
-            }
+    /// Writes a word of the root and its tree, of prefixes from /17.
+    fn put_short(&mut self, word: u32, parts: [&[(u64, u8)]; 2], lines: &mut [SourceLine]) -> Result<(), Full> {
+        let cover = self.cover[word as usize];
+        if parts.iter().all(|part| part.is_empty()) {
+            // Most of them.
+            self.put_root(word, IMMEDIATE | u32::from(cover), lines);
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Changes which lists have a prefix that stays.
-    fn set_own(&mut self, prefix: &Ipv6Net, own: u32, lines: &mut [SourceLine]) -> Result<(), Full> {
-        let (upper, lower) = halves(prefix.addr());
-        let len = prefix.prefix_len();
-        let place = if len <= 64 {
-            self.hash.find(upper, len.into(), lines)
-        } else {
-            let above = self.hash.find(upper, 64, lines).ok_or(Full)?;
-            self.hash.find(lower, u64::from(len) | parent_at(above), lines)
+        self.intervals.fill(parts, SHORT_END, cover);
+        let root = match self.intervals.verdict() {
+            Some(verdict) => IMMEDIATE | u32::from(verdict),
+            None => self.intervals.write(&mut self.runs, lines)?,
         };
-        let meta = meta(lines, place.ok_or(Full)?);
-        *meta = *meta & !(u64::from(VERDICT) << OWN_SHIFT) | u64::from(own) << OWN_SHIFT;
+        self.put_root(word, root, lines);
         Ok(())
     }
 
-    /// Makes the verdicts of a prefix's entries from `from` bits on what prefixes up to their lengths say.
-    fn inherit(&self, prefix: &Ipv6Net, from: u8, lines: &mut [SourceLine]) {
-        let (mut verdict, mut parent) = (0, 0);
-        let (upper, lower) = halves(prefix.addr());
-        for &len in self.lengths.short.iter().chain(&self.lengths.long) {
-            if len > prefix.prefix_len() {
-                break;
-            }
-            let half = if len > 64 { lower } else { upper };
-            let Some(place) = self.hash.find(upper_bits(half, len.into()), u64::from(len) | parent, lines) else {
-                // A length without an entry says nothing; a /64 without one has nothing below it.
-                if len == 64 { break } else { continue }
-            };
-            let meta = meta(lines, place);
-            verdict |= *meta >> OWN_SHIFT & u64::from(VERDICT);
-            if len >= from {
-                *meta = *meta & !(u64::from(VERDICT) << VERDICT_SHIFT) | verdict << VERDICT_SHIFT;
-            }
-            if len == 64 {
-                parent = parent_at(place);
-            }
+    fn put_root(&self, word: u32, root: u32, lines: &mut [SourceLine]) {
+        let (place, shift) = self.root_word(word, lines);
+        *place = *place & !(u64::from(u32::MAX) << shift) | u64::from(root) << shift;
+    }
+
+    fn free_short(&mut self, word: u32, lines: &mut [SourceLine]) {
+        let (place, shift) = self.root_word(word, lines);
+        let root = (*place >> shift) as u32;
+        if root & IMMEDIATE == 0 {
+            free_tree(root, &mut self.runs, lines);
         }
     }
-}
 
-impl Hash {
-    fn find(&self, key: u64, identity: u64, lines: &[SourceLine]) -> Option<u32> {
-        let (mut at, stride) = self.header.home(key, identity);
-        for _ in 0..MAX_PROBES {
-            let words = &lines[at as usize].words;
-            for slot in 0..LINE_ENTRIES {
-                let entry = slot as usize * 2;
-                if words[entry] == key && words[entry + 1] & IDENTITY == identity {
-                    return Some(at * LINE_ENTRIES + slot);
-                }
+    fn root_word<'a>(&self, word: u32, lines: &'a mut [SourceLine]) -> (&'a mut u64, u32) {
+        let line = &mut lines[(self.header.short_root + (word >> 4)) as usize];
+        (&mut line.words[(word >> 1 & 7) as usize], word << 5 & 32)
+    }
+
+    /// Writes the tree of a /33 again; one without anything goes.
+    fn put_group(&mut self, group: u64, parts: [&[(u64, u8)]; 2], lines: &mut [SourceLine]) -> Result<(), Full> {
+        self.intervals.fill(parts, MIDDLE_LEN, 0);
+        let place = self.find_group(group, lines);
+        if let Some((line, slot)) = place {
+            let entry = &mut lines[line].words[slot];
+            let root = (*entry >> LINE_SHIFT & LINE) as u32;
+            *entry &= OVERFLOW;
+            self.groups -= 1;
+            free_tree(root, &mut self.runs, lines);
+        }
+        if self.intervals.verdict() == Some(0) {
+            return Ok(());
+        }
+        let root = self.intervals.write(&mut self.runs, lines)?;
+        match place {
+            Some((line, slot)) => {
+                lines[line].words[slot] |= entry(group, root);
+                self.groups += 1;
+                Ok(())
             }
-            if words[1] & OVERFLOW == 0 {
+            None => self.add_group(group, root, lines),
+        }
+    }
+
+    /// Line and slot of a /33's entry.
+    fn find_group(&self, group: u64, lines: &[SourceLine]) -> Option<(usize, usize)> {
+        if self.header.groups.lines == 0 {
+            return None;
+        }
+        let (mut at, stride) = self.header.groups.home(self.header.mix(group, 0));
+        for _ in 0..MAX_PROBES {
+            let line = (self.header.groups.first + at) as usize;
+            let words = &lines[line].words;
+            // No tree has line 0, where the header is.
+            let is_it = |word: &u64| word & KEY == group && word >> LINE_SHIFT & LINE != 0;
+            if let Some(slot) = words.iter().position(is_it) {
+                return Some((line, slot));
+            }
+            if words[0] & OVERFLOW == 0 {
                 break;
             }
-            at = self.header.after(at, stride);
+            at = self.header.groups.after(at, stride);
         }
         None
     }
 
-    /// Puts a new entry, which nothing needs yet, in the first free place from its home on.
-    fn place(&mut self, key: u64, identity: u64, lines: &mut [SourceLine]) -> Result<u32, Full> {
-        let places = u64::from(self.header.lines) * u64::from(LINE_ENTRIES);
-        if (self.entries + 1) * 100 > places * MOST_FILL {
+    /// Puts a new entry in the first free slot from its home on.
+    fn add_group(&mut self, group: u64, root: u32, lines: &mut [SourceLine]) -> Result<(), Full> {
+        let slots = u64::from(self.header.groups.lines) * ENTRIES as u64;
+        if (self.groups + 1) * 100 > slots * MOST_FILL {
             return Err(Full);
         }
-        let (mut at, stride) = self.header.home(key, identity);
+        let (mut at, stride) = self.header.groups.home(self.header.mix(group, 0));
         for _ in 0..MAX_PROBES {
-            let free = (at * LINE_ENTRIES..(at + 1) * LINE_ENTRIES).find(|&place| *meta(lines, place) & LEN == 0);
-            if let Some(place) = free {
-                lines[at as usize].words[(place % LINE_ENTRIES) as usize * 2] = key;
-                *meta(lines, place) |= identity;
-                self.entries += 1;
-                return Ok(place);
+            let words = &mut lines[(self.header.groups.first + at) as usize].words;
+            if let Some(word) = words.iter_mut().find(|word| **word & !OVERFLOW == 0) {
+                *word |= entry(group, root);
+                self.groups += 1;
+                return Ok(());
             }
-            // A mark that is not needed in the end, because there is no place behind either, costs a look-up only.
-            lines[at as usize].words[1] |= OVERFLOW;
-            at = self.header.after(at, stride);
+            words[0] |= OVERFLOW;
+            at = self.header.groups.after(at, stride);
         }
         Err(Full)
     }
 }
 
-fn parent_at(place: u32) -> u64 {
-    u64::from(place + 1) << PARENT_SHIFT
+fn entry(group: u64, root: u32) -> u64 {
+    group | u64::from(root) << LINE_SHIFT
 }
 
-fn meta(lines: &mut [SourceLine], place: u32) -> &mut u64 {
-    &mut lines[(place / LINE_ENTRIES) as usize].words[(place % LINE_ENTRIES) as usize * 2 + 1]
+fn part(place: Place, lines: &mut [SourceLine]) -> &mut [SourceLine] {
+    &mut lines[place.first as usize..(place.first + place.lines) as usize]
+}
+
+/// Words of the root that a prefix up to /16 is about.
+fn words(upper: u64, len: u8) -> std::ops::Range<usize> {
+    let first = (upper >> 48) as usize;
+    first..first + (1 << (ROOT_LEN - len))
+}
+
+/// The part of a sorted list whose addresses lie in the /16s from one to another.
+fn between(list: &[Ipv6Net], first: usize, last: usize) -> &[Ipv6Net] {
+    let word = |prefix: &Ipv6Net| (halves(prefix.addr()).0 >> 48) as usize;
+    let start = list.partition_point(|prefix| word(prefix) < first);
+    let end = start + list[start..].partition_point(|prefix| word(prefix) <= last);
+    &list[start..end]
+}
+
+/// Prefixes of some lengths, as numbers.
+fn cut(list: &[Ipv6Net], lens: RangeInclusive<u8>) -> Cut {
+    let wanted = list.iter().filter(|prefix| lens.contains(&prefix.prefix_len()));
+    wanted.map(|prefix| (halves(prefix.addr()).0, prefix.prefix_len())).collect()
+}
+
+/// Takes what is of a kind from the front of both lists.
+fn split<'a>(rest: &mut [&'a [(u64, u8)]; 2], is_of: impl Fn(u64) -> bool) -> [&'a [(u64, u8)]; 2] {
+    std::array::from_fn(|list| {
+        let count = rest[list].iter().take_while(|(upper, _)| is_of(*upper)).count();
+        let (part, others) = rest[list].split_at(count);
+        rest[list] = others;
+        part
+    })
 }

@@ -103,6 +103,7 @@ fn answers_a_syn_in_its_own_frame() {
 
             let frame = syn_v6().on(link);
             let (run, answer) = bed.kernel.run_admit_on(&frame, bed.wan).expect("running");
+            assert_eq!(bed.kernel.explain(&frame, bed.wan).expect("running").reason, Reason::CookieSent);
             assert_eq!(run.returned, XDP_TX);
             assert_eq!(answer.len(), ip + 64);
             let (network, tcp) = (&answer[ip..ip + 40], &answer[ip + 40..]);
@@ -169,6 +170,7 @@ fn leaves_to_the_stack_what_it_cannot_answer() {
             assert_eq!((run.returned, &made), (XDP_PASS, frame), "{name}");
             passed += 1;
             assert_eq!(bed.count(PUBLIC, Hook::Admit, Reason::Admitted), passed, "{name}");
+            assert_eq!(bed.kernel.explain(frame, bed.wan).expect("running").reason, Reason::Admitted, "{name}");
         }
         let refused = V4::new(STRANGER_V4, PUBLIC_V4, TCP, tcp(22)).on(Link::untagged());
         let (run, made) = bed.kernel.run_admit_on(&refused, bed.wan).expect("running");
@@ -176,7 +178,15 @@ fn leaves_to_the_stack_what_it_cannot_answer() {
         assert_eq!(bed.count(PUBLIC, Hook::Admit, Reason::CookieSent), 0);
 
         let frame = syn_v4().on(Link::untagged());
-        let answered = |bed: &Bed| bed.kernel.run_admit_on(&frame, bed.wan).expect("running").0.returned == XDP_TX;
+        // Who asks hears the same, and nothing is counted for it.
+        let answered = |bed: &Bed| {
+            let is_answered = bed.kernel.run_admit_on(&frame, bed.wan).expect("running").0.returned == XDP_TX;
+            let rows = bed.kernel.counters().expect("reading counters");
+            let explained = bed.kernel.explain(&frame, bed.wan).expect("running").reason;
+            assert_eq!(explained, if is_answered { Reason::CookieSent } else { Reason::Admitted });
+            assert_eq!(bed.kernel.counters().expect("reading counters"), rows);
+            is_answered
+        };
         assert!(answered(bed));
         for value in ["0", "1"] {
             set_cookies(value);

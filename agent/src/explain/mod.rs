@@ -152,15 +152,16 @@ pub fn explain(state: &State, question: &Question) -> Result<Explanation, Explai
         return Err(ExplainError::TwoFamilies);
     }
     let arrival = question.interface.as_deref().map(|name| find_interface(state, name)).transpose()?;
-    let (mut way, mut kernel) = walk_and_ask(state, &question, arrival.as_ref(), true);
+    let (mut way, mut kernel) = walk_and_ask(state, &question, arrival.as_ref(), true, false);
     for _ in 0..LOOKS {
         let agrees = !is_contradicted(&kernel);
         if agrees || !depends_on_traffic(way.reason, &kernel) {
             break;
         }
-        // What was read and what the program saw are two moments; whether the source is known shows in the verdict alone.
-        for is_known in [true, false] {
-            (way, kernel) = walk_and_ask(state, &question, arrival.as_ref(), is_known);
+        // What was read and what the program saw are two moments; whether the source is known and whether a queue is full shows
+        // in the verdict alone.
+        for (is_known, is_full) in [(true, false), (false, false), (true, true), (false, true)] {
+            (way, kernel) = walk_and_ask(state, &question, arrival.as_ref(), is_known, is_full);
             if !is_contradicted(&kernel) {
                 break;
             }
@@ -190,6 +191,7 @@ fn walk_and_ask(
     question: &Question,
     arrival: Option<&InterfaceState>,
     is_known: bool,
+    is_full: bool,
 ) -> (packet::Way, KernelAnswer) {
     let way = {
         let (domains, translator) = (state.domains.borrow(), state.translator.borrow());
@@ -202,6 +204,7 @@ fn walk_and_ask(
             count_open: &|domain, source| state.kernel.borrow_mut().kernel()?.open_connections(domain, source).ok(),
             read_rates: &|domain, source| state.kernel.borrow_mut().kernel()?.rate_state(domain, source).ok(),
             is_known,
+            cookies: packet::Cookies::read(is_full),
         };
         packet::walk(&scene, question)
     };
@@ -215,8 +218,9 @@ fn is_contradicted(answer: &KernelAnswer) -> bool {
 
 /// Whether one of the verdicts changes with what others send: then two of them may differ without any fault.
 fn depends_on_traffic(reason: Reason, answer: &KernelAnswer) -> bool {
-    let changes =
-        |name: &str| ["rate_source", "rate_domain", "open_source", "open_domain", "echo_rate"].contains(&name);
+    let changes = |name: &str| {
+        ["rate_source", "rate_domain", "open_source", "open_domain", "echo_rate", "cookie_sent"].contains(&name)
+    };
     changes(reason.name())
         || matches!(answer, KernelAnswer::Verdicts(verdicts) if verdicts.iter().any(|verdict| changes(&verdict.reason)))
 }

@@ -52,6 +52,41 @@ pub(super) struct Scene<'a> {
     pub(super) is_known: bool,
     /// Counts open connections.
     pub(super) count_open: CountOpen<'a>,
+    /// When the kernel answers SYNs with cookies.
+    pub(super) cookies: Cookies,
+}
+
+/// When the kernel makes SYN cookies (`net.ipv4.tcp_syncookies`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cookies {
+    /// Never: 0.
+    Never,
+    /// While a listener's queue is full, as the one in question is or is not now: 1.
+    WhenFull {
+        /// Whether it is.
+        is_full: bool,
+    },
+    /// For every SYN: 2.
+    Always,
+}
+
+impl Cookies {
+    /// What the setting says in this network namespace; the kernel's default where it cannot be read.
+    pub(super) fn read(is_full: bool) -> Self {
+        match std::fs::read_to_string("/proc/sys/net/ipv4/tcp_syncookies").as_deref().map(str::trim) {
+            Ok("0") => Self::Never,
+            Ok("2") => Self::Always,
+            _ => Self::WhenFull { is_full },
+        }
+    }
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Never => "net.ipv4.tcp_syncookies = 0",
+            Self::WhenFull { .. } => "net.ipv4.tcp_syncookies = 1",
+            Self::Always => "net.ipv4.tcp_syncookies = 2",
+        }
+    }
 }
 
 /// Where a walk led to.
@@ -80,16 +115,18 @@ pub(super) fn walk(scene: &Scene<'_>, question: &Question) -> Way {
     walk.push_place(&place);
     let reason = match walk.judge(&place) {
         Err(reason) => reason,
-        Ok(()) => {
-            let step = if scene.is_kernel_on {
-                Step::new("admission", format!("the packet {}", cause(Reason::Admitted).words))
-            } else {
-                Step::new("admission", "not judged: --kernel=off")
-            };
-            walk.steps.push(step.deciding());
-            walk.push_cookies();
-            Reason::Admitted
-        }
+        Ok(()) => match walk.judge_cookies() {
+            Some(reason) => reason,
+            None => {
+                let step = if scene.is_kernel_on {
+                    Step::new("admission", format!("the packet {}", cause(Reason::Admitted).words))
+                } else {
+                    Step::new("admission", "not judged: --kernel=off")
+                };
+                walk.steps.push(step.deciding());
+                Reason::Admitted
+            }
+        },
     };
     Way { steps: walk.steps, reason, owner: Some(walk.owner.name.clone()) }
 }
@@ -211,14 +248,33 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What becomes of a connection's first packet while the listener's queue is full.
-    fn push_cookies(&mut self) {
-        let admission = &self.owner.domain.model.domain.admission;
-        let is_tcp = matches!(self.question.payload, Payload::Tcp);
-        if self.scene.is_kernel_on && is_tcp && admission.syn_cookies == SynCookies::Xdp {
-            let words = "while the listener's queue is full, a SYN is answered in the driver (cookie_sent)";
-            self.steps.push(Step::new("syn cookies", words).by(self.object(), cause(Reason::CookieSent).field, "XDP"));
+    /// What becomes of a connection's first packet when the listener's queue is full, and whether that is so now: who answers,
+    /// and when. A SYN that the driver answers is one more verdict; what the stack does with one that is let in is not.
+    fn judge_cookies(&mut self) -> Option<Reason> {
+        if !self.scene.is_kernel_on || !matches!(self.question.payload, Payload::Tcp) {
+            return None;
         }
+        let is_xdp = self.owner.domain.model.domain.admission.syn_cookies == SynCookies::Xdp;
+        let (who, value) = if is_xdp { ("the driver", "XDP") } else { ("the stack", "Kernel") };
+        let words = format!("{who} answers SYNs for which the kernel makes a cookie");
+        self.steps.push(Step::new("syn cookies", words).by(self.object(), cause(Reason::CookieSent).field, value));
+        let cookies = self.scene.cookies;
+        let (is_sent, words) = match cookies {
+            Cookies::Never => (false, "it makes none: SYNs beyond a full queue are dropped".to_owned()),
+            Cookies::WhenFull { is_full: false } if is_xdp => {
+                (false, "the listener's queue is not full now".to_owned())
+            }
+            Cookies::WhenFull { is_full: false } => (false, "it does so while the listener's queue is full".to_owned()),
+            Cookies::WhenFull { is_full: true } => (true, format!("the listener's queue is full: {who} sends one")),
+            Cookies::Always => (true, format!("it makes one for every SYN: {who} sends it")),
+        };
+        let step = Step::new("cookie", words).by("", "", cookies.setting());
+        if is_xdp && is_sent {
+            self.steps.push(step.deciding());
+            return Some(Reason::CookieSent);
+        }
+        self.steps.push(step);
+        None
     }
 
     /// Whether anybody can have the source at all. The packet comes from outside: nobody asks about the node itself.

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr, rc::Rc, sync::Arc};
 
 use tidegate_kernel::{RateState, Reason};
 use tidegate_model::{
-    Admission, Domain, DomainId, DomainName, FrontendKey, Model, RateLimit, ResourceLimits, Transport,
+    Admission, Domain, DomainId, DomainName, FrontendKey, Model, RateLimit, ResourceLimits, SynCookies, Transport,
     domain::Frontends,
 };
 
 use super::{
     Facts,
-    packet::{self, Scene, Way},
+    packet::{self, Cookies, Scene, Way},
 };
 use crate::{
     admin::protocol::{Payload, Question},
@@ -46,6 +46,17 @@ fn walk(source: &str, destination: &str, interface: Option<&str>) -> (Reason, St
 }
 
 fn walk_with(payload: Payload, source: &str, destination: &str, interface: Option<&str>) -> (Reason, String) {
+    walk_through(payload, source, destination, interface, Cookies::WhenFull { is_full: false }).0
+}
+
+/// What decides, and what is said of cookies.
+fn walk_through(
+    payload: Payload,
+    source: &str,
+    destination: &str,
+    interface: Option<&str>,
+    cookies: Cookies,
+) -> ((Reason, String), Vec<String>) {
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let domains = [
         domain(
@@ -65,7 +76,11 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
             "private",
             "lan0",
             "10.20.1.1",
-            Admission { allow: Some(networks(&["10.20.0.0/16"])), ..Admission::default() },
+            Admission {
+                allow: Some(networks(&["10.20.0.0/16"])),
+                syn_cookies: SynCookies::Xdp,
+                ..Admission::default()
+            },
         ),
     ];
     let facts: Vec<Facts<'_>> = domains.iter().map(|(name, domain)| Facts { name, domain }).collect();
@@ -108,13 +123,53 @@ fn walk_with(payload: Payload, source: &str, destination: &str, interface: Optio
         read_rates: &read_rates,
         is_known: false,
         count_open: &count_open,
+        cookies,
     };
     let Way { steps, reason, .. } = packet::walk(&scene, &question);
     assert_eq!(reason.is_denial(), steps.iter().any(|step| step.is_denial), "{steps:?}");
     assert_eq!(steps.iter().filter(|step| step.is_deciding).count(), 1, "{steps:?}");
     let last = steps.iter().find(|step| step.is_deciding).unwrap();
     assert_eq!(Some(last), steps.last(), "nothing is decided after the verdict");
-    (reason, format!("{} {} {}", last.object, last.field, last.value))
+    let said = steps.iter().filter(|step| step.step.contains("cookie")).map(|step| step.outcome.clone()).collect();
+    ((reason, format!("{} {} {}", last.object, last.field, last.value)), said)
+}
+
+#[test]
+fn cookies_are_told_by_who_answers_and_when_and_are_a_verdict_of_the_driver_only() {
+    let (stack, driver) = (("198.51.100.1", "203.0.113.1:443"), ("10.20.3.4", "10.20.1.1:443"));
+    for (cookies, verdict, of_stack, of_driver) in [
+        (
+            Cookies::Never,
+            Reason::Admitted,
+            "SYNs beyond a full queue are dropped",
+            "SYNs beyond a full queue are dropped",
+        ),
+        (
+            Cookies::WhenFull { is_full: false },
+            Reason::Admitted,
+            "while the listener's queue is full",
+            "is not full now",
+        ),
+        (
+            Cookies::WhenFull { is_full: true },
+            Reason::CookieSent,
+            "is full: the stack sends one",
+            "is full: the driver sends",
+        ),
+        (Cookies::Always, Reason::CookieSent, "the stack sends it", "the driver sends it"),
+    ] {
+        let (told, said) = walk_through(Payload::Tcp, stack.0, stack.1, None, cookies);
+        assert_eq!(told.0, Reason::Admitted, "what the stack does with what is let in is no verdict");
+        assert!(said[0].starts_with("the stack answers") && said[1].contains(of_stack), "{said:?}");
+        let (told, said) = walk_through(Payload::Tcp, driver.0, driver.1, None, cookies);
+        assert_eq!(told.0, verdict, "{cookies:?}");
+        assert!(said[0].starts_with("the driver answers") && said[1].contains(of_driver), "{said:?}");
+        // Of what is refused, and of what begins no connection, nothing is said.
+        assert!(walk_through(Payload::Tcp, "192.0.2.7", stack.1, None, cookies).1.is_empty());
+        assert!(walk_through(Payload::Icmp { kind: 8, code: 0 }, driver.0, driver.1, None, cookies).1.is_empty());
+    }
+    let (told, _) = walk_through(Payload::Tcp, driver.0, driver.1, None, Cookies::Always);
+    assert_eq!(told, (Reason::CookieSent, "  net.ipv4.tcp_syncookies = 2".to_owned()));
 }
 
 #[test]

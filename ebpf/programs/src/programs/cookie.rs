@@ -62,6 +62,29 @@ pub fn cookie(ctx: XdpContext) -> u32 {
     if is_answered { xdp_action::XDP_TX } else { xdp_action::XDP_PASS }
 }
 
+/// Whether the program would answer the SYN of a new connection, found to be such a SYN. Counts nothing and changes no frame;
+/// that the addresses and ports have no socket yet is taken for granted, since the look-up would be counted.
+#[inline(always)]
+pub(super) fn would_answer(ctx: &XdpContext) -> bool {
+    let Some((domain, is_v6, offset)) = find_frontend(ctx) else { return false };
+    if is_v6 { would_answer_v6(ctx, domain, offset) } else { would_answer_v4(ctx, domain, offset) }
+}
+
+#[inline(never)]
+fn would_answer_v4(ctx: &XdpContext, domain: u32, offset: usize) -> bool {
+    let Some(syn) = Syn::<V4>::parse(&Frame::of(ctx), offset) else { return false };
+    let network = [0x4500_0000u32.to_be(), 0, 0, syn.saddr[0], syn.daddr[0]];
+    make_cookie(socket_index(domain, false), &network, &syn.header()).is_some()
+}
+
+#[inline(never)]
+fn would_answer_v6(ctx: &XdpContext, domain: u32, offset: usize) -> bool {
+    let Some(syn) = Syn::<V6>::parse(&Frame::of(ctx), offset) else { return false };
+    let (s, d) = (&syn.saddr, &syn.daddr);
+    let network = [0x6000_0000u32.to_be(), 0, s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3]];
+    make_cookie(socket_index(domain, true), &network, &syn.header()).is_some()
+}
+
 /// Domain of the frontend that a frame is for, its address family, and where the IP header begins.
 #[inline(always)]
 fn find_frontend(ctx: &XdpContext) -> Option<(u32, bool, usize)> {

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     thread,
     time::Duration,
@@ -173,18 +173,18 @@ fn make_answerable(lab: &Lab) -> anyhow::Result<()> {
 fn run(lab: &Lab, worker: u32, side: Side, rate: u32, seconds: u64) -> anyhow::Result<Run> {
     set_cookies(lab, if side == Side::Driver { "XDP" } else { "Kernel" })?;
     thread::sleep(SETTLING);
-    let destination = SocketAddrV4::new(PUBLIC.parse()?, 80);
+    let destination = SocketAddr::new(PUBLIC.parse()?, 80);
     let flood = side
         .source()
         .map(|source| {
-            let plan = FloodPlan { pattern: Pattern::Syn, destination, source, sources: HALF, rate };
+            let plan = FloodPlan { pattern: Pattern::Syn, destination, source: source.into(), sources: HALF, rate };
             Flood::start(&lab.internet, plan)
         })
         .transpose()?;
     let loads: Vec<Load> = (0..CLIENTS)
         .map(|index| {
             let source = IpAddr::from([198, 51, 100, 10 + index]);
-            let target = Target::http(destination.into()).from(source);
+            let target = Target::http(destination).from(source);
             let mut plan = LoadPlan::new(target, Request::get(HOST, "/")).with_new_connections().at_rate(1_000_000);
             plan.connections = 1;
             Load::start(&lab.internet, &plan)

@@ -1,16 +1,20 @@
 //! Floods on the wire: what is refused is counted by its reason, who is a client is served, and the other domain sees nothing.
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use tidegate_kernel::{Kernel, KernelConfig};
 use tidegate_lab::{
     Agent, Flood, FloodPlan, Lab, Load, LoadPlan, Pattern, Request,
-    flood::{FOREIGN, FOREIGN_COUNT, FOREIGN_FIRST},
-    lab::{DENIED, INTERNET},
+    flood::{FOREIGN, FOREIGN_COUNT, FOREIGN_FIRST, FOREIGN6, FOREIGN6_FIRST},
+    lab::{DENIED, DENIED6, INTERNET, INTERNET6},
     wait_until,
 };
 
-use crate::world::{CONSOLE, PUBLIC, SHOP, SOON, World, at, domains, private, public};
+use crate::world::{CONSOLE, PUBLIC, PUBLIC6, SHOP, SOON, World, at, domains, private, public};
 
 /// Packets a second: several times what the clients send, and little enough that a busy machine keeps up.
 const RATE: u32 = 3000;
@@ -20,15 +24,16 @@ const ENOUGH: u64 = 6000;
 const REQUESTS: u64 = 40;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn plan(pattern: Pattern, source: Ipv4Addr, sources: u32, port: u16) -> FloodPlan {
-    let destination = std::net::SocketAddrV4::new(PUBLIC.parse().unwrap(), port);
+fn plan(pattern: Pattern, source: impl Into<IpAddr>, sources: u32, port: u16) -> FloodPlan {
+    let source = source.into();
+    let destination = at(if source.is_ipv4() { PUBLIC } else { PUBLIC6 }, port);
     FloodPlan { pattern, destination, source, sources, rate: RATE }
 }
 
 /// A lab whose gateway answers sources that nobody has: their SYNs begin connections that never come to be.
 fn lab() -> Lab {
     let lab = Lab::create().unwrap();
-    lab.gateway.ip(&format!("route add {FOREIGN} via {INTERNET}\n")).unwrap();
+    lab.gateway.ip(&format!("route add {FOREIGN} via {INTERNET}\nroute add {FOREIGN6} via {INTERNET6}\n")).unwrap();
     lab
 }
 
@@ -74,13 +79,13 @@ fn clients_of_a_flooded_domain_are_served_and_the_other_domain_sees_nothing() {
     let worker = agent.worker_pid("public");
     let mut loads = clients(&lab);
     wait_answers(&mut loads, REQUESTS);
-    let std::net::IpAddr::V4(denied) = DENIED else { panic!("DENIED is IPv4") };
-    let (one, many) = ((FOREIGN_FIRST, 1), (FOREIGN_FIRST, FOREIGN_COUNT));
+    let (one, many) = ((FOREIGN_FIRST.into(), 1), (FOREIGN_FIRST.into(), FOREIGN_COUNT));
+    let (one6, many6) = ((FOREIGN6_FIRST.into(), 1), (FOREIGN6_FIRST.into(), FOREIGN_COUNT));
     for (name, pattern, (source, sources), port, reason) in [
         ("SYNs from everywhere", Pattern::Syn, many, 80, "admitted"),
         ("SYNs from one source", Pattern::Syn, one, 80, "admitted"),
-        ("SYNs from a denied source", Pattern::Syn, (denied, 1), 80, "source_denied"),
-        ("SYNs from loopback", Pattern::Syn, (Ipv4Addr::LOCALHOST, 250), 80, "martian"),
+        ("SYNs from a denied source", Pattern::Syn, (DENIED, 1), 80, "source_denied"),
+        ("SYNs from loopback", Pattern::Syn, (Ipv4Addr::LOCALHOST.into(), 250), 80, "martian"),
         ("SYNs to a port that nobody serves", Pattern::Syn, many, 81, "no_frontend"),
         ("ACKs", Pattern::Ack, many, 80, "admitted"),
         ("RSTs", Pattern::Rst, many, 80, "admitted"),
@@ -88,6 +93,23 @@ fn clients_of_a_flooded_domain_are_served_and_the_other_domain_sees_nothing() {
         ("fragments", Pattern::Fragment, many, 0, "admitted"),
         ("broken headers", Pattern::Malformed, many, 80, "malformed"),
         ("echo requests", Pattern::Echo, many, 0, "echo_rate"),
+        ("SYNs from everywhere over IPv6", Pattern::Syn, many6, 80, "admitted"),
+        ("SYNs from one source over IPv6", Pattern::Syn, one6, 80, "admitted"),
+        ("SYNs from a denied IPv6 source", Pattern::Syn, (DENIED6, 1), 80, "source_denied"),
+        (
+            "SYNs from multicast over IPv6",
+            Pattern::Syn,
+            (Ipv6Addr::new(0xff0e, 0, 0, 0, 0, 0, 0, 1).into(), 1),
+            80,
+            "martian",
+        ),
+        ("SYNs to an IPv6 port that nobody serves", Pattern::Syn, many6, 81, "no_frontend"),
+        ("ACKs over IPv6", Pattern::Ack, many6, 80, "admitted"),
+        ("RSTs over IPv6", Pattern::Rst, many6, 80, "admitted"),
+        ("datagrams over IPv6", Pattern::Udp, many6, 53, "no_frontend"),
+        ("fragments over IPv6", Pattern::Fragment, many6, 0, "admitted"),
+        ("broken headers over IPv6", Pattern::Malformed, many6, 80, "malformed"),
+        ("echo requests over IPv6", Pattern::Echo, many6, 0, "echo_rate"),
     ] {
         let before = agent.verdicts("public", reason).unwrap();
         let flood = Flood::start(&lab.internet, plan(pattern, source, sources, port)).unwrap();

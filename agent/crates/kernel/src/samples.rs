@@ -45,12 +45,11 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// When the verdict was made, by the wall clock of now.
+    /// When the verdict was made, by the wall clock of now: what was sampled before somebody set the clock is told by the new one.
     pub fn seen_at(&self) -> SystemTime {
         let now = SystemTime::now();
         let Ok(monotonic) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return now };
-        let age = Duration::from(monotonic).saturating_sub(Duration::from_nanos(self.ktime_ns));
-        now.checked_sub(age).unwrap_or(now)
+        seen_at(self.ktime_ns, monotonic.into(), now)
     }
 
     fn from_wire(bytes: &[u8]) -> Option<Self> {
@@ -71,6 +70,12 @@ impl Sample {
             tcp_flags: sample.tcp_flags,
         })
     }
+}
+
+/// The wall clock's time of a moment of the programs' clock, from what both say now.
+fn seen_at(ktime_ns: u64, monotonic: Duration, now: SystemTime) -> SystemTime {
+    let age = monotonic.saturating_sub(Duration::from_nanos(ktime_ns));
+    now.checked_sub(age).unwrap_or(now)
 }
 
 /// The reader. Its descriptor is readable when samples wait.
@@ -111,5 +116,25 @@ impl Kernel {
     pub fn take_samples(&mut self) -> Result<Samples, KernelError> {
         let map = self.samples.take().ok_or(KernelError::SamplesTaken)?;
         Ok(Samples { ring: RingBuf::try_from(map).map_err(map_error(name::SAMPLES))? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_sample_does_not_depend_on_the_wall_clock() {
+        let day = Duration::from_secs(86_400);
+        let now = SystemTime::UNIX_EPOCH + 20_000 * day;
+        for wall in [now, now + 100 * day, now - 100 * day] {
+            let seen = seen_at(5_000_000_000, Duration::from_secs(8), wall);
+            assert_eq!(wall.duration_since(seen).ok(), Some(Duration::from_secs(3)));
+        }
+        // Sampled while both clocks were read.
+        assert_eq!(seen_at(9_000_000_000, Duration::from_secs(8), now), now);
+        // A machine whose clock was never set.
+        let unset = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_eq!(seen_at(0, day, unset), SystemTime::UNIX_EPOCH + Duration::from_secs(1) - day);
     }
 }

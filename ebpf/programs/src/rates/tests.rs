@@ -171,6 +171,27 @@ fn strangers_leave_a_quarter_of_the_domains_bucket_to_known_sources() {
     assert_eq!(table.connect(&policy, source(5000)), Some(Reason::RateDomain));
 }
 
+/// The programs' clock never goes back and stands still in suspend (CLOCK_MONOTONIC). Were it to leap all the same:
+#[test]
+fn a_clock_that_leaps_gives_one_full_bucket_and_locks_nobody_out() {
+    const YEAR: u64 = 365 * 24 * 3600 * 1_000_000_000;
+    let table = Table::new(1);
+    let policy = policy(rate(1000, 5), rate(1000, 5));
+    table.known.borrow_mut().insert(source(1));
+    let taken = || (0..100).take_while(|_| table.connect(&policy, source(1)).is_none()).count();
+    let start = table.now.get();
+    assert_eq!(taken(), 5);
+    for leap in [YEAR, 100 * YEAR] {
+        table.now.set(start + leap);
+        assert_eq!(taken(), 5, "time that passed fills a bucket once");
+    }
+    // Back to before everything that the buckets say.
+    table.now.set(start);
+    assert_eq!(taken(), 0);
+    table.now.set(start + 5 * 1000);
+    assert_eq!(taken(), 5, "a debt is never longer than a bucket is deep");
+}
+
 #[test]
 fn without_limits_no_table_is_looked_at_and_without_tables_limits_refuse() {
     let table = Table::new(1);

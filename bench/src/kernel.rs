@@ -11,15 +11,16 @@ use crate::{
     report::Report,
     rounds::median,
     scene::{self, PUBLIC, Scene},
+    worst,
 };
 
 /// Packets of one measurement: enough for the average to be stable, short enough to be repeated.
-const REPEAT: u32 = 1_000_000;
+pub(crate) const REPEAT: u32 = 1_000_000;
 /// Prefixes on the deny list of the large case.
 const PREFIXES: u32 = 100_000;
 
 const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
+pub(crate) const XDP_PASS: u32 = 2;
 
 pub(crate) fn measure(effort: Effort) -> anyhow::Result<Report> {
     let mut report = Report::new(
@@ -50,7 +51,8 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Report> {
         let cell = |column: usize| format!("{:.0} ns", median(results[column][index].iter().copied()));
         report.push(vec![(*name).into(), verdict.into(), cell(0), cell(1)]);
     }
-    report.raw(json!({"few": results[0], "many": results[1]}));
+    let worst = worst::measure(&mut report, effort)?;
+    report.raw(json!({"few": results[0], "many": results[1], "worst": worst}));
     Ok(report)
 }
 
@@ -131,7 +133,7 @@ fn octets(address: &str) -> anyhow::Result<[u8; 4]> {
 }
 
 /// A SYN: Ethernet, IPv4, TCP. Checksums are the stack's to look at, not `admit`'s.
-fn packet(source: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
+pub(crate) fn packet(source: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
     let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00];
     bytes.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
     bytes.extend(source);
@@ -143,7 +145,7 @@ fn packet(source: [u8; 4], destination: [u8; 4], port: u16) -> Vec<u8> {
     bytes
 }
 
-fn arp() -> Vec<u8> {
+pub(crate) fn arp() -> Vec<u8> {
     let mut bytes = vec![0xff; 6];
     bytes.extend([2, 0, 0, 0, 0, 2, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
     bytes.resize(60, 0);

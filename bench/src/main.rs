@@ -14,6 +14,7 @@ mod rounds;
 mod routes;
 mod scene;
 mod sources;
+mod worst;
 
 use std::path::PathBuf;
 

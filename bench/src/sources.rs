@@ -29,10 +29,10 @@ const CHANGED: usize = 1_000;
 const CHANGES: usize = 25;
 /// Between changes: longer than a grace period, which passes in a thread of its own.
 const PAUSE: Duration = Duration::from_millis(300);
-const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 
 /// A kind of list.
-struct Kind {
+pub(crate) struct Kind {
     name: &'static str,
     /// Programs of the trial object: no look-up, table, anchors.
     programs: [Option<&'static str>; 4],
@@ -41,7 +41,7 @@ struct Kind {
     aims: [u32; 3],
 }
 
-const KINDS: [Kind; 3] = [
+pub(crate) const KINDS: [Kind; 3] = [
     Kind {
         name: "exact IPv4",
         programs: [Some("nothing"), Some("table_v4"), Some("trie_v4"), Some("hash_v4")],
@@ -63,9 +63,13 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// xorshift64*: the same lists in every run.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -74,7 +78,7 @@ impl Random {
     }
 
     /// Anywhere in 1.0.0.0 to 223.255.255.255.
-    fn v4(&mut self) -> Ipv4Addr {
+    pub(crate) fn v4(&mut self) -> Ipv4Addr {
         Ipv4Addr::from(0x0100_0000 + (self.next() % 0xdf00_0000) as u32)
     }
 
@@ -125,7 +129,7 @@ impl Random {
         }
     }
 
-    fn list(&mut self, kind: &Kind, count: usize) -> SourceList {
+    pub(crate) fn list(&mut self, kind: &Kind, count: usize) -> SourceList {
         let mut list = SourceList::from_iter((0..count).map(|_| (kind.prefix)(self)));
         // Random prefixes come twice now and then.
         while list.len() < count {
@@ -152,9 +156,7 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Report> {
         ),
     );
     report.columns(&["list", "prefixes", "table", "aim", "LPM trie", "trie / table", "hash", "table memory"]);
-    let mut cpus = CpuSet::new();
-    cpus.set(CORE)?;
-    sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?;
+    pin_to_core()?;
     let object = PathBuf::from(env::var_os("TIDEGATE_TRIAL_OBJECT").context("run it by `cargo xtask bench`")?);
     let mut raw = Vec::new();
     for kind in &KINDS {
@@ -190,6 +192,13 @@ pub(crate) fn measure(effort: Effort) -> anyhow::Result<Report> {
     }
     report.raw(json!(raw));
     Ok(report)
+}
+
+/// Keeps this thread, and so the programs that it runs, on one core.
+pub(crate) fn pin_to_core() -> anyhow::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(CORE)?;
+    Ok(sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)?)
 }
 
 type Times = BTreeMap<&'static str, Vec<f64>>;

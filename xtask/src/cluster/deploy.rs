@@ -46,11 +46,10 @@ pub(crate) fn remove(manifests: &str) -> Result<()> {
     delete.arg("delete").arg("-k").arg(folder(manifests));
     // A kind that is not installed has no objects.
     delete.args(["--ignore-not-found", "--wait", &format!("--timeout={PATIENCE}")]);
-    let removed = run::judge(&format!("remove {manifests}"), || match run::read(&mut delete) {
+    run::judge(&format!("remove {manifests}"), || match run::read(&mut delete) {
         Err(error) if error.to_string().contains("no matches for kind") => Ok(()),
         other => other.map(drop),
-    });
-    removed
+    })
 }
 
 /// Waits for a condition of objects, e.g. `gatewayclass/public`.

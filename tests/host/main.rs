@@ -46,6 +46,8 @@ mod seeing;
 #[cfg(test)]
 mod start;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod succession;
 #[cfg(test)]
 mod worker_faults;

@@ -1,7 +1,7 @@
 //! Which Gateway serves an address and port that several claim.
 //!
-//! Gateways may share an address: the node's, or one they both name. Listeners of one domain with one protocol and
-//! different host names then live side by side; of others the older Gateway's (then the first by name) is served. A claim
+//! Gateways may share an address: the node's, or one they both name. Listeners of one domain that can be told apart by host
+//! name then live side by side; of others the older Gateway's (then the first by name) is served. A claim
 //! holds as long as the listener's own text is valid, so a certificate that breaks does not hand its name to another.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,8 +94,8 @@ fn find_losers(frontend: FrontendKey, claimants: &BTreeMap<Seniority, Vec<Claim>
             let rival = hostnames.get(&claim.hostname);
             let problem = if leader.domain != claim.domain {
                 Some(("PortUnavailable", owner, format!("for TrafficDomain/{}", leader.domain)))
-            } else if leader.protocol != claim.protocol {
-                Some(("ProtocolConflict", owner, "with another protocol".to_owned()))
+            } else if leader.protocol != claim.protocol && !leader.protocol.shares_port_with(claim.protocol) {
+                Some(("ProtocolConflict", owner, "with a protocol that leaves no room for another".to_owned()))
             } else {
                 rival.map(|rival| ("HostnameConflict", *rival, "with the same host name".to_owned()))
             };

@@ -25,13 +25,27 @@ pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// How to speak to a backend that may be used, as far as its own object says. `None`: whatever the routes speak.
 pub(crate) type ReadBackend = Result<Option<BackendProtocol>, Problem>;
 
-/// Checks that a port of a Service can be a backend.
+/// Checks that a port of a Service can be a backend of requests.
 pub(crate) fn read_service(
     name: &ObjectName,
     port: u16,
     transport: Transport,
     service: Option<&Service>,
 ) -> ReadBackend {
+    let found = check_service(name, port, transport, service)?;
+    found.app_protocol.as_deref().map_or(Ok(None), |protocol| {
+        read_app_protocol(protocol)
+            .ok_or_else(|| unsupported_protocol(&format!("Service/{name} port {port}"), protocol))
+    })
+}
+
+/// Checks that a port of a Service can be a backend of anything: what is spoken there does not matter.
+pub(crate) fn check_service<'a>(
+    name: &ObjectName,
+    port: u16,
+    transport: Transport,
+    service: Option<&'a Service>,
+) -> Result<&'a ServicePort, Problem> {
     let Some(service) = service else {
         return Err(Problem::new(
             "BackendNotFound",
@@ -58,10 +72,7 @@ pub(crate) fn read_service(
             ),
         ));
     }
-    found.app_protocol.as_deref().map_or(Ok(None), |protocol| {
-        read_app_protocol(protocol)
-            .ok_or_else(|| unsupported_protocol(&format!("Service/{name} port {port}"), protocol))
-    })
+    Ok(found)
 }
 
 fn unsupported_protocol(place: &str, protocol: &str) -> Problem {
@@ -158,8 +169,21 @@ pub(crate) fn judge_slice(slice: &EndpointSlice) -> Vec<Condition> {
     conditions.into_list()
 }
 
-/// Checks that a `Backend` object can be used.
+/// Checks that a `Backend` object can be a backend of requests.
 pub(crate) fn read_backend(name: &ObjectName, backend: Option<&api::Backend>) -> ReadBackend {
+    let protocols = check_backend(name, backend)?.spec.app_protocols.as_deref().unwrap_or_default();
+    let Some(first) = protocols.first() else { return Ok(None) };
+    protocols
+        .iter()
+        .find_map(|protocol| read_app_protocol(protocol))
+        .ok_or_else(|| unsupported_protocol(&format!("Backend/{name}"), first))
+}
+
+/// Checks that a `Backend` object can be a backend of anything.
+pub(crate) fn check_backend<'a>(
+    name: &ObjectName,
+    backend: Option<&'a api::Backend>,
+) -> Result<&'a api::Backend, Problem> {
     let Some(backend) = backend else {
         return Err(Problem::new(
             "BackendNotFound",
@@ -181,12 +205,7 @@ pub(crate) fn read_backend(name: &ObjectName, backend: Option<&api::Backend>) ->
             ),
         ));
     }
-    let protocols = spec.app_protocols.as_deref().unwrap_or_default();
-    let Some(first) = protocols.first() else { return Ok(None) };
-    protocols
-        .iter()
-        .find_map(|protocol| read_app_protocol(protocol))
-        .ok_or_else(|| unsupported_protocol(&format!("Backend/{name}"), first))
+    Ok(backend)
 }
 
 /// Endpoints of a `Backend`; names are looked up among those that the agent has resolved.

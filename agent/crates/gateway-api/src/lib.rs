@@ -17,6 +17,7 @@ mod domain;
 mod duration;
 mod endpoints;
 mod features;
+mod forward;
 mod gateway;
 mod grants;
 mod httproute;
@@ -30,6 +31,7 @@ mod parse;
 mod prefixes;
 mod quantity;
 mod references;
+mod route;
 mod translator;
 
 pub use features::SUPPORTED_FEATURES;

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tidegate_model::{Hostname, ObjectName, Protocol};
+use tidegate_model::{Hostname, ObjectName, Protocol, TlsMode};
 
 use crate::{
     conflicts::Family,
     generated::{
-        common::{Listener, SecretObjectReference, TlsMode},
+        common::{self, Listener, SecretObjectReference},
         gateway::GatewaySpec,
     },
     namespaces::AllowedNamespaces,
@@ -15,8 +15,15 @@ use crate::{
     status::Problem,
 };
 
-/// Kinds of routes that HTTP and HTTPS listeners take.
-const HTTP_KINDS: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
+/// Kinds of routes that a listener of a protocol takes.
+fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
+    match protocol {
+        Protocol::Http | Protocol::Https => &["HTTPRoute", "GRPCRoute"],
+        Protocol::Tls => &["TLSRoute"],
+        Protocol::Tcp => &["TCPRoute"],
+        Protocol::Udp => &["UDPRoute"],
+    }
+}
 
 /// A listener as it was read, before certificates and other Gateways are looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +37,8 @@ pub(crate) struct ListenerDraft {
     pub(crate) family: Option<Family>,
     /// `None` when the protocol is not served.
     pub(crate) protocol: Option<Protocol>,
+    /// Where TLS ends; `None` without TLS.
+    pub(crate) tls: Option<TlsMode>,
     pub(crate) hostname: Option<Hostname>,
     /// Why the listener is not accepted.
     pub(crate) rejection: Option<Problem>,
@@ -78,7 +87,7 @@ pub(crate) fn read_listeners(
 /// Refuses what a Gateway's `spec.tls` demands of listeners and is not served: those of its ListenerSets must obey it as well.
 pub(crate) fn refuse_client_validation(spec: &GatewaySpec, drafts: &mut [ListenerDraft]) {
     for draft in drafts.iter_mut().filter(|draft| draft.rejection.is_none()) {
-        if draft.protocol == Some(Protocol::Https) {
+        if draft.tls == Some(TlsMode::Terminate) {
             draft.rejection = find_client_validation(spec, draft.port);
         }
     }
@@ -98,10 +107,13 @@ fn read_listener(
     let protocol = match listener.protocol.as_str() {
         "HTTP" => Some(Protocol::Http),
         "HTTPS" => Some(Protocol::Https),
+        "TLS" => Some(Protocol::Tls),
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
         other => {
             reject(Problem::new(
                 "UnsupportedProtocol",
-                format!("{field}.protocol: {other} is not served: use HTTP or HTTPS"),
+                format!("{field}.protocol: {other} is not served: use HTTP, HTTPS, TLS, TCP or UDP"),
             ));
             None
         }
@@ -116,6 +128,10 @@ fn read_listener(
     let mut family = Family::of(&listener.protocol);
     let hostname = match listener.hostname.as_deref().filter(|hostname| !hostname.is_empty()).map(str::parse) {
         None => None,
+        Some(Ok(_)) if matches!(protocol, Some(Protocol::Tcp | Protocol::Udp)) => {
+            unenforced.push(format!("{field}.hostname has no meaning with protocol {}", listener.protocol));
+            None
+        }
         Some(Ok(hostname)) => Some(hostname),
         Some(Err(error)) => {
             reject(Problem::new("UnsupportedValue", format!("{field}.hostname: {error}")));
@@ -137,24 +153,32 @@ fn read_listener(
         ));
     }
     let tls = listener.tls.as_ref();
-    if tls.is_some_and(|tls| tls.mode == Some(TlsMode::Passthrough)) && protocol == Some(Protocol::Https) {
+    let is_passthrough = tls.is_some_and(|tls| tls.mode == Some(common::TlsMode::Passthrough));
+    if is_passthrough && protocol == Some(Protocol::Https) {
         reject(Problem::new(
             "UnsupportedValue",
             format!("{field}.tls.mode: Passthrough is not for HTTPS: use Terminate"),
         ));
     }
-    if tls.is_some() && protocol == Some(Protocol::Http) {
-        unenforced.push(format!("{field}.tls has no meaning with protocol HTTP"));
+    let tls_mode = match protocol {
+        Some(Protocol::Https) => Some(TlsMode::Terminate),
+        Some(Protocol::Tls) => Some(if is_passthrough { TlsMode::Passthrough } else { TlsMode::Terminate }),
+        _ => None,
+    };
+    if tls.is_some() && protocol.is_some() && tls_mode.is_none() {
+        unenforced.push(format!("{field}.tls has no meaning with protocol {}", listener.protocol));
+    }
+    let references = tls.and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    if tls_mode == Some(TlsMode::Passthrough) && !references.is_empty() {
+        unenforced.push(format!("{field}.tls.certificateRefs have no meaning with mode Passthrough"));
     }
     for option in tls.and_then(|tls| tls.options.as_ref()).into_iter().flatten() {
         unenforced.push(format!("{field}.tls.options[{}] is not known", option.0));
     }
     let (kinds, kinds_problem) = read_kinds(&field, protocol, listener);
-    let certificates = match protocol {
-        Some(Protocol::Https) => tls
-            .and_then(|tls| tls.certificate_refs.as_ref())
-            .into_iter()
-            .flatten()
+    let certificates = match tls_mode {
+        Some(TlsMode::Terminate) => references
+            .iter()
             .enumerate()
             .map(|(at, reference)| find_secret_name(&format!("{field}.tls.certificateRefs[{at}]"), reference))
             .collect(),
@@ -166,6 +190,7 @@ fn read_listener(
         port,
         family,
         protocol,
+        tls: tls_mode,
         hostname,
         rejection,
         conflict: None,
@@ -179,7 +204,7 @@ fn read_listener(
 
 /// Kinds that may attach: those of the protocol that `allowedRoutes.kinds` names, or all of them.
 fn read_kinds(field: &str, protocol: Option<Protocol>, listener: &Listener) -> (Vec<&'static str>, Option<Problem>) {
-    let possible: &[&'static str] = if protocol.is_some() { &HTTP_KINDS } else { &[] };
+    let possible = protocol.map(kinds_of).unwrap_or_default();
     let wanted = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_ref());
     let Some(wanted) = wanted.filter(|kinds| !kinds.is_empty()) else {
         return (possible.to_vec(), None);

@@ -74,10 +74,14 @@ impl<'a> Resolver<'a> {
         let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(self.namespace);
         let name = ObjectName::new(namespace, &reference.name);
         let (key, missing_port) = match (group, kind) {
-            ("" | "core", "Service") => match reference.port.map(u16::try_from) {
-                Some(Ok(port)) if port > 0 => (BackendKey::Service { name, port }, false),
-                _ => (BackendKey::Service { name, port: 0 }, true),
-            },
+            ("" | "core", "Service") => {
+                let port = reference.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
+                let key = match self.kind {
+                    Kind::UDPRoute => BackendKey::UdpService { name, port },
+                    _ => BackendKey::Service { name, port },
+                };
+                (key, port == 0)
+            }
             (OWN_GROUP | ENVOY_GROUP, "Backend") => (BackendKey::Backend { name }, false),
             _ => {
                 let shown = if group.is_empty() { "the core group" } else { group };
@@ -116,8 +120,12 @@ impl<'a> Resolver<'a> {
             ));
         }
         self.uses.named.insert(key.clone());
-        match self.store.read_backend(&key) {
-            Ok(_) => Ok(key),
+        let verdict = match self.kind {
+            Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => self.store.check_backend(&key),
+            _ => self.store.read_backend(&key).map(|_| ()),
+        };
+        match verdict {
+            Ok(()) => Ok(key),
             Err(problem) => Err(Problem::new(problem.reason, format!("{field}: {}", problem.message))),
         }
     }

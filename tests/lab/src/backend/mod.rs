@@ -2,6 +2,7 @@
 
 mod echo;
 mod scripted;
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -24,7 +25,10 @@ use tokio::{
     sync::watch,
 };
 
-pub use self::scripted::{Script, ScriptedBackend};
+pub use self::{
+    scripted::{Script, ScriptedBackend},
+    tls::TlsEcho,
+};
 use crate::island::Island;
 
 /// Response header field with the name of the backend.

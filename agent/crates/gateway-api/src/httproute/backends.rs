@@ -8,10 +8,8 @@ use super::filters::read_filters;
 use crate::{
     generated::{common::BackendObjectReference, http_route::HttpBackendRef},
     references::Resolver,
+    route::read_weight,
 };
-
-/// Largest weight that the API allows.
-const MAX_WEIGHT: i32 = 1_000_000;
 
 /// Reads the `backendRefs` of a rule. A reference that leads nowhere keeps its weight and answers 500; filters that cannot
 /// be carried out make their backend one of those.
@@ -24,10 +22,7 @@ pub(super) fn read_backends(
     let mut backends = Vec::with_capacity(references.len());
     for (index, reference) in references.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        let weight = reference.weight.unwrap_or(1);
-        if !(0..=MAX_WEIGHT).contains(&weight) {
-            return Err(format!("{field}.weight: {weight} is out of range: write 0 to {MAX_WEIGHT}"));
-        }
+        let weight = read_weight(&field, reference.weight)?;
         let filters = reference.filters.as_deref().unwrap_or_default();
         let filters = read_filters(&format!("{field}.filters"), filters, matches, resolver)?;
         let object = BackendObjectReference {
@@ -41,7 +36,7 @@ pub(super) fn read_backends(
             Ok(key) => BackendTarget::Backend(key),
             Err(problem) => BackendTarget::Invalid(Arc::from(problem.message.as_str())),
         };
-        backends.push(WeightedBackend { target, weight: weight as u32, filters });
+        backends.push(WeightedBackend { target, weight, filters });
     }
     Ok(backends)
 }

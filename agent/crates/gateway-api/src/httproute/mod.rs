@@ -14,7 +14,7 @@ mod session;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tidegate_model::{BackendTarget, Filter, Hostname, Match, Rule, Timeouts, WeightedBackend};
+use tidegate_model::{BackendTarget, Filter, Match, Rule, Timeouts, WeightedBackend};
 
 use crate::{
     duration::read_duration,
@@ -24,29 +24,14 @@ use crate::{
         http_route::{HttpRoute, HttpRouteRule, HttpRouteTimeouts},
     },
     object::{Kind, created_at},
-    references::{Resolver, Uses},
+    references::Resolver,
+    route::{RouteDraft, read_hostnames},
     status::Problem,
     translator::store::Store,
 };
 
 /// Rules of one route beyond this many cannot be numbered; the API allows 16.
 const MAX_RULES: usize = u16::MAX as usize;
-
-/// A route as it was read, before it is attached.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RouteDraft {
-    pub(crate) generation: Option<i64>,
-    pub(crate) parents: Vec<ParentReference>,
-    pub(crate) hostnames: Vec<Hostname>,
-    /// Rules by their index in `spec.rules`, without attachments.
-    pub(crate) rules: Vec<(u16, Rule)>,
-    /// Why nothing of the route can be served.
-    pub(crate) rejection: Option<Problem>,
-    /// What is left out, or answers 500.
-    pub(crate) faults: Vec<String>,
-    pub(crate) unenforced: Vec<String>,
-    pub(crate) uses: Uses,
-}
 
 /// Reads an HTTPRoute.
 pub(crate) fn read_http_route(route: &HttpRoute, store: &Store) -> RouteDraft {
@@ -165,15 +150,8 @@ impl<'a> Reader<'a> {
     }
 
     fn finish(mut self, hostnames: Option<&[String]>, parents: Option<&[ParentReference]>) -> RouteDraft {
-        let mut valid = Vec::new();
         let hostnames = hostnames.unwrap_or_default();
-        for (index, hostname) in hostnames.iter().enumerate() {
-            match hostname.parse::<Hostname>() {
-                Ok(hostname) if !valid.contains(&hostname) => valid.push(hostname),
-                Ok(_) => {}
-                Err(error) => self.faults.push(format!("spec.hostnames[{index}] is left out: {error}")),
-            }
-        }
+        let valid = read_hostnames(hostnames, &mut self.faults);
         let rejection = if valid.is_empty() && !hostnames.is_empty() {
             Some("no host name is valid")
         } else if self.broken > 0 && self.broken == self.total {
@@ -188,6 +166,7 @@ impl<'a> Reader<'a> {
             parents: parents.unwrap_or_default().to_vec(),
             hostnames: valid,
             rules: self.rules,
+            forwards: Vec::new(),
             rejection,
             faults: self.faults,
             unenforced: self.unenforced,

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use tidegate_model::{BackendKey, Endpoints};
 
 use super::Translator;
-use crate::{endpoints::ReadBackend, models::CurrentBackend};
+use crate::{endpoints::ReadBackend, models::CurrentBackend, status::Problem};
 
 /// A backend that a route refers to.
 #[derive(Clone, Debug)]
 pub(super) struct BackendState {
+    /// Whether it can be a backend of anything …
+    check: Result<(), Problem>,
+    /// … and of requests.
     read: ReadBackend,
     endpoints: Arc<Endpoints>,
 }
@@ -17,7 +20,8 @@ pub(super) struct BackendState {
 impl BackendState {
     /// The backend for the models; `None` when it cannot be used.
     pub(super) fn current(&self) -> Option<CurrentBackend> {
-        let protocol = *self.read.as_ref().ok()?;
+        self.check.as_ref().ok()?;
+        let protocol = self.read.as_ref().ok().copied().flatten();
         Some(CurrentBackend { protocol, endpoints: self.endpoints.clone() })
     }
 }
@@ -28,12 +32,7 @@ impl Translator {
             // A backend that nobody referred to is read when somebody does.
             let Some(before) = self.backends.remove(&key) else { continue };
             let now = self.read_backend(&key);
-            let is_same_verdict = match (&before.read, &now.read) {
-                (Ok(_), Ok(_)) => true,
-                (Err(before), Err(now)) => before == now,
-                _ => false,
-            };
-            if !is_same_verdict {
+            if before.check != now.check || before.read.as_ref().err() != now.read.as_ref().err() {
                 self.work.routes.extend(self.edges.route_backends.sources_of(&key).cloned());
             }
             if let Some(current) = now.current() {
@@ -42,7 +41,7 @@ impl Translator {
             self.backends.insert(key, now);
         }
         for key in std::mem::take(&mut self.work.endpoints) {
-            let Some(state) = self.backends.get_mut(&key).filter(|state| state.read.is_ok()) else { continue };
+            let Some(state) = self.backends.get_mut(&key).filter(|state| state.check.is_ok()) else { continue };
             self.translated += 1;
             let endpoints = self.store.read_endpoints(&key);
             if *state.endpoints != endpoints {
@@ -63,8 +62,8 @@ impl Translator {
 
     fn read_backend(&mut self, key: &BackendKey) -> BackendState {
         self.translated += 1;
-        let read = self.store.read_backend(key);
-        let endpoints = if read.is_ok() { self.store.read_endpoints(key) } else { Endpoints::default() };
-        BackendState { read, endpoints: Arc::new(endpoints) }
+        let (check, read) = (self.store.check_backend(key), self.store.read_backend(key));
+        let endpoints = if check.is_ok() { self.store.read_endpoints(key) } else { Endpoints::default() };
+        BackendState { check, read, endpoints: Arc::new(endpoints) }
     }
 }

@@ -193,12 +193,7 @@ impl Translator {
 
     /// Marks the routes that name a Gateway or a ListenerSet.
     pub(super) fn mark_routes_of(&mut self, parent: &ObjectRef) {
-        for route in self.edges.route_parents.sources_of(parent) {
-            match route.kind {
-                Kind::HTTPRoute | Kind::GRPCRoute => self.work.routes.insert(route.clone()),
-                _ => self.work.unserved.insert(route.clone()),
-            };
-        }
+        self.work.routes.extend(self.edges.route_parents.sources_of(parent).cloned());
     }
 
     /// Gives a Gateway its addresses; also whether they are the domain's alone.

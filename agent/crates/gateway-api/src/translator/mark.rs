@@ -10,8 +10,9 @@ use super::{
 };
 use crate::object::{Kind, Object, ObjectRef};
 
-/// Routes that are looked at with their rules.
-pub(super) const ROUTE_KINDS: [Kind; 2] = [Kind::HTTPRoute, Kind::GRPCRoute];
+/// Kinds of routes.
+pub(super) const ROUTE_KINDS: [Kind; 5] =
+    [Kind::HTTPRoute, Kind::GRPCRoute, Kind::TLSRoute, Kind::TCPRoute, Kind::UDPRoute];
 
 /// What must be looked at again.
 #[derive(Debug, Default)]
@@ -47,14 +48,11 @@ impl Translator {
             Kind::Gateway => {
                 self.work.gateways.insert(name.clone());
             }
-            Kind::HTTPRoute | Kind::GRPCRoute => {
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
                 self.work.routes.insert(reference.clone());
             }
             Kind::ListenerSet => {
                 self.work.listener_sets.insert(name.clone());
-            }
-            Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
-                self.work.unserved.insert(reference.clone());
             }
             Kind::BackendTLSPolicy => {
                 self.work.unserved.insert(reference.clone());

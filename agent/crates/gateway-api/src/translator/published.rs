@@ -103,20 +103,20 @@ impl Translator {
     }
 
     fn judge_one(&self, to: &mut Publication<'_>, listener: &ListenerDraft, key: ListenerKey) -> ListenerOutcome {
-        let frontends = frontends(to.addresses, listener.port);
+        let frontends = frontends(to.addresses, listener);
         let lost = self.claims.find_lost(&key, &frontends).cloned().filter(|_| listener.is_valid());
         let (usable, refs_problem) = self.find_certificates(listener);
         let mut outcome = ListenerOutcome { lost, refs_problem, ..ListenerOutcome::default() };
         let Some(protocol) = listener.protocol else { return outcome };
-        outcome.is_usable =
-            listener.is_valid() && outcome.lost.is_none() && (protocol == Protocol::Http || !usable.is_empty());
+        outcome.is_usable = listener.is_valid()
+            && outcome.lost.is_none()
+            && (listener.tls != Some(TlsMode::Terminate) || !usable.is_empty());
         outcome.is_served = outcome.is_usable && to.domain.is_some() && !frontends.is_empty();
         if outcome.is_served && to.is_here {
             to.certificates.extend(usable.iter().cloned());
-            let tls = (protocol == Protocol::Https).then(|| ListenerTls {
-                mode: TlsMode::Terminate,
-                certificates: usable.into_iter().map(CertificateKey).collect(),
-            });
+            let tls = listener
+                .tls
+                .map(|mode| ListenerTls { mode, certificates: usable.into_iter().map(CertificateKey).collect() });
             let (owns_addresses, hostname) = (to.owns_addresses, listener.hostname.clone());
             to.listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
         }
@@ -145,7 +145,7 @@ impl Translator {
 
     /// The Secrets that a listener can serve with, and what is wrong with the others.
     fn find_certificates(&self, listener: &ListenerDraft) -> (Vec<ObjectName>, Option<Problem>) {
-        if listener.protocol != Some(Protocol::Https) {
+        if listener.tls != Some(TlsMode::Terminate) {
             return (Vec::new(), None);
         }
         let mut usable = Vec::new();
@@ -188,7 +188,7 @@ impl Translator {
         let mut push = |drafts: &[ListenerDraft], key_of: &dyn Fn(&Arc<str>) -> ListenerKey| {
             for draft in drafts.iter().filter(|draft| draft.is_valid()) {
                 let Some(protocol) = draft.protocol else { continue };
-                claims.extend(frontends(addresses, draft.port).into_iter().map(|frontend| {
+                claims.extend(frontends(addresses, draft).into_iter().map(|frontend| {
                     let hostname = draft.hostname.clone();
                     (frontend, Claim { listener: key_of(&draft.name), domain: domain.clone(), protocol, hostname })
                 }));
@@ -212,6 +212,7 @@ impl Translator {
     }
 }
 
-fn frontends(addresses: &[IpAddr], port: u16) -> Vec<FrontendKey> {
-    addresses.iter().map(|&addr| FrontendKey { addr, port, transport: Transport::Tcp }).collect()
+fn frontends(addresses: &[IpAddr], listener: &ListenerDraft) -> Vec<FrontendKey> {
+    let transport = listener.protocol.map_or(Transport::Tcp, Protocol::transport);
+    addresses.iter().map(|&addr| FrontendKey { addr, port: listener.port, transport }).collect()
 }

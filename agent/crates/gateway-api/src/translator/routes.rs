@@ -1,4 +1,4 @@
-//! Stage: HTTPRoutes and GRPCRoutes: attached to listeners, their rules put into the models of the domains they reach.
+//! Stage: routes: attached to listeners, their rules and forwards put into the models of the domains they reach.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,22 +6,25 @@ use std::{
 };
 
 use tidegate_model::{
-    Attachment, BackendKey, DomainName, Key, ListenerKey, ObjectName, Resource, Rule, RuleKey, RuleKind,
+    Attachment, BackendKey, DomainName, Forward, Key, ListenerKey, ObjectName, Resource, Rule, RuleKey, RuleKind,
 };
 
 use super::Translator;
 use crate::{
     attach::{Applicant, ParentView, find_attachments},
+    forward::{read_tcp_route, read_tls_route, read_udp_route},
     generated::common::ParentReference,
-    httproute::{RouteDraft, read_grpc_route, read_http_route},
+    httproute::{read_grpc_route, read_http_route},
     object::{GATEWAY_GROUP, Kind, ObjectRef},
+    route::RouteDraft,
     status::{Conditions, ObjectStatus, ParentStatus, Problem, condition},
 };
 
 /// What a route has in the models.
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
-    rules: BTreeMap<DomainName, BTreeSet<RuleKey>>,
+    /// Rules or forwards.
+    rules: BTreeMap<DomainName, BTreeSet<Key>>,
     /// With whether they are spoken to in gRPC.
     backends: BTreeSet<(DomainName, BackendKey, bool)>,
     attached: BTreeSet<ListenerKey>,
@@ -44,11 +47,7 @@ impl Translator {
     }
 
     fn settle_route(&mut self, route: &ObjectRef) {
-        let draft = match route.kind {
-            Kind::GRPCRoute => self.store.find_grpc_route(&route.name).map(|found| read_grpc_route(found, &self.store)),
-            _ => self.store.find_http_route(&route.name).map(|found| read_http_route(found, &self.store)),
-        };
-        let Some(draft) = draft else {
+        let Some(draft) = self.read_route(route) else {
             self.drop_route(route);
             return;
         };
@@ -78,10 +77,9 @@ impl Translator {
             let is_grpc = |key| route.kind == Kind::GRPCRoute || draft.uses.grpc.contains(key);
             state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone(), is_grpc(key))));
             let attachments: Vec<_> = attachments.into_values().collect();
-            let keys =
-                draft.rules.iter().map(|(index, rule)| self.put_rule(&domain, route, *index, rule, &attachments));
-            let keys = keys.collect();
-            state.rules.insert(domain, keys);
+            let resources = find_resources(route, &draft, &attachments);
+            state.rules.insert(domain.clone(), resources.iter().map(Resource::key).collect());
+            resources.into_iter().for_each(|resource| self.models.put(&domain, resource));
         }
         self.set_route_status(route, &draft, parents);
         self.replace_route(route, state);
@@ -102,19 +100,15 @@ impl Translator {
         }
     }
 
-    fn put_rule(
-        &mut self,
-        domain: &DomainName,
-        route: &ObjectRef,
-        index: u16,
-        rule: &Rule,
-        attachments: &[Attachment],
-    ) -> RuleKey {
-        let kind = if route.kind == Kind::GRPCRoute { RuleKind::GRPCRoute } else { RuleKind::HTTPRoute };
-        let key = RuleKey { kind, route: route.name.clone(), index };
-        let rule = Rule { attachments: attachments.to_vec(), ..rule.clone() };
-        self.models.put(domain, Resource::Rule(key.clone(), Arc::new(rule)));
-        key
+    fn read_route(&self, route: &ObjectRef) -> Option<RouteDraft> {
+        let (store, name) = (&self.store, &route.name);
+        match route.kind {
+            Kind::GRPCRoute => store.find_grpc_route(name).map(|found| read_grpc_route(found, store)),
+            Kind::TLSRoute => store.find_tls_route(name).map(|found| read_tls_route(found, store)),
+            Kind::TCPRoute => store.find_tcp_route(name).map(|found| read_tcp_route(found, store)),
+            Kind::UDPRoute => store.find_udp_route(name).map(|found| read_udp_route(found, store)),
+            _ => store.find_http_route(name).map(|found| read_http_route(found, store)),
+        }
     }
 
     /// Replaces the record of what a route has in the models, and brings everything counted in line with it.
@@ -132,7 +126,7 @@ impl Translator {
         for (domain, keys) in &before.rules {
             let kept = state.rules.get(domain);
             for key in keys.iter().filter(|key| kept.is_none_or(|kept| !kept.contains(*key))) {
-                self.models.remove(domain, Key::Rule(key.clone()));
+                self.models.remove(domain, key.clone());
             }
         }
         for key in state.attached.symmetric_difference(&before.attached) {
@@ -234,6 +228,27 @@ impl Translator {
         let status = is_known.then(|| ObjectStatus { parents, ..ObjectStatus::default() });
         self.set_status(route, status);
     }
+}
+
+/// What a route puts into a model where it has these attachments.
+fn find_resources(route: &ObjectRef, draft: &RouteDraft, attachments: &[Attachment]) -> Vec<Resource> {
+    let kind = match route.kind {
+        Kind::GRPCRoute => RuleKind::GRPCRoute,
+        Kind::TLSRoute => RuleKind::TLSRoute,
+        Kind::TCPRoute => RuleKind::TCPRoute,
+        Kind::UDPRoute => RuleKind::UDPRoute,
+        _ => RuleKind::HTTPRoute,
+    };
+    let key = |index: u16| RuleKey { kind, route: route.name.clone(), index };
+    let rules = draft.rules.iter().map(|(index, rule)| {
+        let rule = Rule { attachments: attachments.to_vec(), ..rule.clone() };
+        Resource::Rule(key(*index), Arc::new(rule))
+    });
+    let forwards = draft.forwards.iter().map(|(index, forward)| {
+        let forward = Forward { attachments: attachments.to_vec(), ..forward.clone() };
+        Resource::Forward(key(*index), Arc::new(forward))
+    });
+    rules.chain(forwards).collect()
 }
 
 /// The Gateway or ListenerSet that a parent reference names; `None` for a parent of another kind.

@@ -16,11 +16,13 @@ use super::index::Index;
 use crate::{
     api::{Backend, TrafficDomain},
     endpoints::{
-        ReadBackend, SERVICE_NAME_LABEL, hostnames, read_backend, read_backend_endpoints, read_service, read_slices,
+        ReadBackend, SERVICE_NAME_LABEL, check_backend, check_service, hostnames, read_backend, read_backend_endpoints,
+        read_service, read_slices,
     },
     generated::{
         gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute, http_route::HttpRoute,
-        listener_set::ListenerSet, reference_grant::ReferenceGrant,
+        listener_set::ListenerSet, reference_grant::ReferenceGrant, tcp_route::TcpRoute, tls_route::TlsRoute,
+        udp_route::UdpRoute,
     },
     grants::{CrossReference, is_permitted},
     object::{Kind, Object, ObjectRef},
@@ -59,6 +61,9 @@ impl Store {
         find_listener_set: ListenerSet -> ListenerSet;
         find_http_route: HTTPRoute -> HttpRoute;
         find_grpc_route: GRPCRoute -> GrpcRoute;
+        find_tls_route: TLSRoute -> TlsRoute;
+        find_tcp_route: TCPRoute -> TcpRoute;
+        find_udp_route: UDPRoute -> UdpRoute;
         find_backend: Backend -> Backend;
         find_namespace: Namespace -> Namespace;
         find_service: Service -> Service;
@@ -131,7 +136,24 @@ impl Store {
         is_permitted(grants, reference)
     }
 
-    /// Checks that a backend can be used.
+    /// Checks that bytes can be sent to a backend, whatever they say.
+    pub(crate) fn check_backend(&self, key: &BackendKey) -> Result<(), Problem> {
+        let check = |name: &ObjectName, port, transport| {
+            check_service(name, port, transport, self.find_service(name).map(|service| &**service)).map(|_| ())
+        };
+        match key {
+            BackendKey::Service { name, port } => {
+                check(name, *port, Transport::Tcp)?;
+                self.check_tls_policy(name, *port)
+            }
+            BackendKey::UdpService { name, port } => check(name, *port, Transport::Udp),
+            BackendKey::Backend { name } => {
+                check_backend(name, self.find_backend(name).map(|backend| &**backend)).map(|_| ())
+            }
+        }
+    }
+
+    /// Checks that requests can be sent to a backend.
     pub(crate) fn read_backend(&self, key: &BackendKey) -> ReadBackend {
         match key {
             BackendKey::UdpService { name, port } => {
@@ -141,16 +163,20 @@ impl Store {
             BackendKey::Service { name, port } => {
                 let read =
                     read_service(name, *port, Transport::Tcp, self.find_service(name).map(|service| &**service))?;
-                match self.tls_policies.sources_of(name).next() {
-                    None => Ok(read),
-                    Some(policy) => Err(Problem::new(
-                        "UnsupportedProtocol",
-                        format!(
-                            "Service/{name} port {port}: BackendTLSPolicy/{policy} demands TLS, which is not served yet; nothing is sent in clear: remove the policy to send clear text"
-                        ),
-                    )),
-                }
+                self.check_tls_policy(name, *port).map(|()| read)
             }
+        }
+    }
+
+    fn check_tls_policy(&self, service: &ObjectName, port: u16) -> Result<(), Problem> {
+        match self.tls_policies.sources_of(service).next() {
+            None => Ok(()),
+            Some(policy) => Err(Problem::new(
+                "UnsupportedProtocol",
+                format!(
+                    "Service/{service} port {port}: BackendTLSPolicy/{policy} demands TLS, which is not served yet; nothing is sent in clear: remove the policy to send clear text"
+                ),
+            )),
         }
     }
 

@@ -51,14 +51,10 @@ impl Line<'_> {
         // Writing to a Vec cannot fail, here and below.
         let _ = write!(out, "{{\"time\":\"{:.3}\",{labels}", jiff::Timestamp::now());
         if let Some(listener) = self.listener {
-            let _ = write!(out, "\"gateway\":\"{}\",", listener.gateway);
-            if let Some(set) = &listener.set {
-                let _ = write!(out, "\"listener_set\":\"{set}\",");
-            }
-            let _ = write!(out, "\"listener\":\"{}\",", listener.name);
+            push_listener(out, listener);
         }
         if let Some(rule) = self.rule {
-            let _ = write!(out, "\"route\":\"{:?}/{}\",\"rule\":{},", rule.kind, rule.route, rule.index);
+            push_route(out, rule);
         }
         let _ = write!(out, "\"client\":\"{}\",\"frontend\":\"{}\",", self.peer, self.local);
         push_text(out, "method", self.method);
@@ -128,11 +124,25 @@ pub(super) fn label_members(labels: &BTreeMap<String, String>) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn millis(duration: Duration) -> f64 {
+/// Which listener took it, with a comma behind.
+pub(super) fn push_listener(out: &mut Vec<u8>, listener: &ListenerKey) {
+    let _ = write!(out, "\"gateway\":\"{}\",", listener.gateway);
+    if let Some(set) = &listener.set {
+        let _ = write!(out, "\"listener_set\":\"{set}\",");
+    }
+    let _ = write!(out, "\"listener\":\"{}\",", listener.name);
+}
+
+/// Which rule took it, with a comma behind.
+pub(super) fn push_route(out: &mut Vec<u8>, rule: &RuleKey) {
+    let _ = write!(out, "\"route\":\"{:?}/{}\",\"rule\":{},", rule.kind, rule.route, rule.index);
+}
+
+pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-fn push_text(out: &mut Vec<u8>, name: &str, value: &str) {
+pub(super) fn push_text(out: &mut Vec<u8>, name: &str, value: &str) {
     let _ = write!(out, "\"{name}\":");
     push_json(out, value);
     out.push(b',');

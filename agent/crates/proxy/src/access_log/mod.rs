@@ -1,8 +1,9 @@
-//! The access log: one JSON object a line for each request, on standard output.
+//! The access log: one JSON object a line for each request and each forwarded connection, on standard output.
 //!
 //! A shard formats into a buffer of its own and hands full buffers to one writer thread. When that falls behind, lines are
 //! dropped and counted; a request never waits for its log line. Switched off it costs one test of a flag.
 
+mod forward;
 mod line;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     thread::JoinHandle,
 };
 
+pub use forward::ForwardLine;
 pub use line::Line;
 use tidegate_model::control::Settings;
 
@@ -87,10 +89,19 @@ impl LogBuffer {
         self.dropped.get()
     }
 
-    /// Writes a line.
+    /// Writes a line about a request.
     pub fn push(&self, line: &Line<'_>) {
+        self.write(|labels, out| line.render(labels, out));
+    }
+
+    /// Writes a line about a connection.
+    pub fn push_forward(&self, line: &ForwardLine<'_>) {
+        self.write(|labels, out| line.render(labels, out));
+    }
+
+    fn write(&self, render: impl FnOnce(&str, &mut Vec<u8>)) {
         let mut buffer = self.buffer.borrow_mut();
-        line.render(&self.labels.borrow(), &mut buffer);
+        render(&self.labels.borrow(), &mut buffer);
         self.lines.set(self.lines.get() + 1);
         let is_full = buffer.len() >= BUFFER;
         drop(buffer);

@@ -26,6 +26,16 @@ pub struct UpstreamTls {
     pub server_name: ServerName<'static>,
 }
 
+impl UpstreamTls {
+    /// The same without ALPN.
+    #[must_use]
+    pub fn without_alpn(&self) -> Self {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols.clear();
+        Self { config: Arc::new(config), server_name: self.server_name.clone() }
+    }
+}
+
 /// A backend.
 #[derive(Debug)]
 pub struct BackendState {

@@ -478,7 +478,7 @@ fn certificates_are_replaced_under_a_listener_and_a_bad_one_leaves_the_old() {
     let config = |tables: &Tables| {
         let frontend = tables.find_frontend(connection(Some("")).local).expect("443 is a frontend");
         assert!(frontend.is_tls());
-        frontend.server_config(None)
+        frontend.find_tls_listener(None).ok_or("unrecognized_name")?.server_config().ok_or("no_certificate")
     };
     let before = config(&tables).unwrap();
     let apply = |tables: &mut Tables, change| {

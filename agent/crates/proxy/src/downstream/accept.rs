@@ -59,8 +59,7 @@ fn admit(shard: &Rc<Shard>, tcp: TcpStream, peer: SocketAddr, role: SocketRole) 
         // Bound to a wildcard or a laptop's port: the frontend is what the agent said.
         SocketRole::Bound(key) => SocketAddr::new(key.addr, key.port),
     };
-    let opening = shard.tables.borrow().find_frontend(local).map(|frontend| frontend.opening());
-    let Some(opening) = opening.filter(|opening| *opening != Opening::Tcp) else {
+    let Some(opening) = shard.tables.borrow().find_frontend(local).map(|frontend| frontend.opening()) else {
         // Did not come through admission, or its listener has just gone.
         return refuse("not_a_frontend");
     };
@@ -70,7 +69,7 @@ fn admit(shard: &Rc<Shard>, tcp: TcpStream, peer: SocketAddr, role: SocketRole) 
     let Some(guard) = Connections::enter(shard) else { return refuse("connection_limit") };
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let facts = ConnectionFacts { local, peer, is_tls: opening == Opening::Tls, sni: None };
-    tokio::task::spawn_local(connection::run(shard.clone(), tcp, facts, guard));
+    tokio::task::spawn_local(connection::run(shard.clone(), tcp, facts, opening, guard));
 }
 
 fn is_exhausted(error: &io::Error) -> bool {

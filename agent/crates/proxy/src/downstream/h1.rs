@@ -304,7 +304,7 @@ impl Http1 {
         };
         let flushed = poll_fn(|cx| writer.poll_flush(&*self.stream, cx)).await;
         let moved = match flushed {
-            Ok(()) => Box::pin(tunnel::run(ends, &mut self.timer)).await,
+            Ok(()) => Box::pin(tunnel::run(ends, &mut self.timer, &mut |_, _| {})).await,
             Err(_) => tunnel::Moved::default(),
         };
         record.reason = moved.reason.or(record.reason);

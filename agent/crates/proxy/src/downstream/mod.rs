@@ -3,8 +3,10 @@
 pub mod accept;
 pub mod client;
 pub mod connection;
+pub mod forward;
 pub mod h1;
 pub mod h2;
+pub mod hello;
 pub mod record;
 pub mod request;
 pub mod tunnel;

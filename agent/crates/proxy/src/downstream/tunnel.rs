@@ -1,4 +1,4 @@
-//! Connections that are no longer HTTP (WebSocket): bytes go both ways until both sides have closed theirs.
+//! Connections that are no longer HTTP (WebSocket), or never were: bytes go both ways until both sides have closed theirs.
 
 use std::{
     cell::RefCell,
@@ -43,15 +43,20 @@ pub struct Moved {
     pub reason: Option<&'static str>,
 }
 
-/// Moves bytes until both directions have ended, one has failed or nothing has moved for long.
-pub async fn run(ends: Ends<'_>, timer: &mut Timer) -> Moved {
+/// Moves bytes until both directions have ended, one has failed or nothing has moved for long. `count` is told how many more
+/// have gone on, from the client and from the endpoint.
+pub async fn run(ends: Ends<'_>, timer: &mut Timer, count: &mut dyn FnMut(u64, u64)) -> Moved {
     let Ends { mut client, from_client, endpoint, from_endpoint } = ends;
     let (mut up, mut down) = (Direction::default(), Direction::default());
-    let mut seen = None;
+    let mut seen = None::<(u64, u64)>;
     let reason = poll_fn(|cx| {
         let mut endpoint = &mut *endpoint;
         let upward = up.poll(&mut client, &mut endpoint, from_client, cx);
         let downward = down.poll(&mut endpoint, &mut client, from_endpoint, cx);
+        let (up_before, down_before) = seen.unwrap_or_default();
+        if (up.moved, down.moved) != (up_before, down_before) {
+            count(up.moved - up_before, down.moved - down_before);
+        }
         match (upward, downward) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(None),
             (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(Some("tunnel_closed")),

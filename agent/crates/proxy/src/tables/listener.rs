@@ -134,16 +134,6 @@ impl Frontend {
         }
     }
 
-    /// TLS for a new connection, by its SNI (lower case, no trailing dot).
-    ///
-    /// # Errors
-    /// Why there is none, as in the counter of failed handshakes: no listener is for that name
-    /// ([`UNRECOGNIZED_NAME`](crate::certificates::UNRECOGNIZED_NAME) tells the client), or it has no usable certificate.
-    pub fn server_config(&self, sni: Option<&str>) -> Result<Arc<ServerConfig>, &'static str> {
-        let listener = self.find_tls_listener(sni).filter(|listener| listener.source.protocol == Protocol::Https);
-        listener.ok_or("unrecognized_name")?.server_config().ok_or("no_certificate")
-    }
-
     /// The listener of protocol TCP.
     pub fn find_tcp_listener(&self) -> Option<&Rc<ListenerState>> {
         self.tcp.first()

@@ -27,7 +27,7 @@ use std::{
 use hashbrown::{HashMap, HashSet};
 use tidegate_model::{
     Attachment, Backend, BackendKey, Certificate, CertificateKey, Change, Delta, Endpoints, Forward, Generation, Key,
-    Listener, ListenerKey, ObjectName, Resource, Rule, RuleKey, Transport,
+    Listener, ListenerKey, ObjectName, Protocol, Resource, Rule, RuleKey, Transport,
 };
 
 pub use forward::{CompiledForward, FoundForward};
@@ -466,7 +466,14 @@ impl Tables {
         let keys = listener.source.tls.iter().flat_map(|tls| &tls.certificates);
         let usable: Vec<_> =
             keys.filter_map(|key| self.certificates.get(key)).map(|entry| entry.usable.clone()).collect();
-        *listener.tls.borrow_mut() = self.tls.server_config(&usable);
+        let mut config = self.tls.server_config(&usable);
+        if listener.source.protocol == Protocol::Tls
+            && let Some(config) = &mut config
+        {
+            // What is spoken inside is not known here, so nothing can be promised by ALPN.
+            Arc::make_mut(config).alpn_protocols.clear();
+        }
+        *listener.tls.borrow_mut() = config;
     }
 }
 

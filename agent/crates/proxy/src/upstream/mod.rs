@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod connect;
+pub mod dial;
 pub mod exchange;
 pub mod forward;
 pub mod http2;

@@ -9,6 +9,7 @@ mod lifecycle;
 mod retries;
 mod sessions;
 mod smuggling;
+mod streams;
 mod support;
 mod tls;
 mod weights;

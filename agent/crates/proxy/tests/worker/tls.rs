@@ -15,9 +15,9 @@ use crate::support::{
     model::{self, RuleSpec},
 };
 
-type TlsClient = StreamOwned<ClientConnection, std::net::TcpStream>;
+pub(crate) type TlsClient = StreamOwned<ClientConnection, std::net::TcpStream>;
 
-fn config(roots: &[&[u8]], alpn: &[&str]) -> Arc<ClientConfig> {
+pub(crate) fn config(roots: &[&[u8]], alpn: &[&str]) -> Arc<ClientConfig> {
     let mut store = RootCertStore::empty();
     for root in roots {
         store.add(CertificateDer::from(root.to_vec())).unwrap();
@@ -32,7 +32,7 @@ fn config(roots: &[&[u8]], alpn: &[&str]) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn connect(addr: SocketAddr, name: &'static str, config: Arc<ClientConfig>) -> std::io::Result<TlsClient> {
+pub(crate) fn connect(addr: SocketAddr, name: &'static str, config: Arc<ClientConfig>) -> std::io::Result<TlsClient> {
     let tcp = std::net::TcpStream::connect(addr)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
     let connection =
@@ -44,7 +44,7 @@ fn connect(addr: SocketAddr, name: &'static str, config: Arc<ClientConfig>) -> s
     Ok(stream)
 }
 
-fn get(stream: &mut TlsClient, host: &str) -> String {
+pub(crate) fn get(stream: &mut TlsClient, host: &str) -> String {
     use std::io::{Read, Write};
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).unwrap();
     let mut text = String::new();

@@ -342,7 +342,7 @@ fn protocols_conflict_and_names_conflict_within_a_gateway() {
 fn listeners_that_are_not_served_say_why() {
     let mut world = World::example();
     world.put(&external(
-        "- {name: good, protocol: HTTP, port: 80}\n- {name: tcp, protocol: TCP, port: 90}\n- {name: tls, protocol: TLS, port: 91}\n\
+        "- {name: good, protocol: HTTP, port: 80}\n- {name: sctp, protocol: SCTP, port: 90}\n- {name: tls, protocol: TLS, port: 91}\n\
          - {name: port, protocol: HTTP, port: 70000}\n- {name: host, protocol: HTTP, port: 92, hostname: \"a b\"}\n\
          - {name: kinds, protocol: HTTP, port: 93, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: TCPRoute}]}}\n\
          - {name: selector, protocol: HTTP, port: 94, allowedRoutes: {namespaces: {from: Selector}}}\n\
@@ -350,8 +350,9 @@ fn listeners_that_are_not_served_say_why() {
          - {name: good, protocol: HTTP, port: 97}",
     ));
     for (name, expected, message) in [
-        ("tcp", "Accepted=false UnsupportedProtocol", "spec.listeners[1].protocol: TCP"),
-        ("tls", "Accepted=false UnsupportedProtocol", "spec.listeners[2].protocol: TLS"),
+        ("sctp", "Accepted=false UnsupportedProtocol", "spec.listeners[1].protocol: SCTP"),
+        ("tls", "ResolvedRefs=false InvalidCertificateRef", "spec.listeners[2].tls.certificateRefs is empty"),
+        ("tls", "Programmed=false Invalid", ""),
         ("port", "Accepted=false PortUnavailable", "spec.listeners[3].port"),
         ("host", "Accepted=false UnsupportedValue", "spec.listeners[4].hostname"),
         ("kinds", "ResolvedRefs=false InvalidRouteKinds", "kinds[1]: TCPRoute"),
@@ -368,8 +369,8 @@ fn listeners_that_are_not_served_say_why() {
     assert!(listeners[1].supported_kinds.is_empty());
     let twin = listeners[9].conditions.iter().find(|condition| condition.type_ == "Accepted").unwrap();
     assert!(twin.message.contains("name of an earlier listener"), "{twin:?}");
-    world.put(&external("- {name: tcp, protocol: TCP, port: 90}"));
-    world.assert_condition(EXTERNAL, "Accepted=false ListenersNotValid", "tcp");
+    world.put(&external("- {name: sctp, protocol: SCTP, port: 90}"));
+    world.assert_condition(EXTERNAL, "Accepted=false ListenersNotValid", "sctp");
     world.assert_condition(EXTERNAL, "Programmed=false Invalid", "no listener is served");
 }
 
@@ -506,11 +507,8 @@ fn a_domain_without_nics_or_addresses_is_refused_and_a_faulty_entry_left_out() {
 fn kinds_that_are_not_served_are_refused_by_name() {
     let mut world = World::example();
     world.put(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: t, namespace: shop}\n\
-         spec: {parentRefs: [{name: external, namespace: gw-external}], rules: [{backendRefs: [{name: a, port: 1}]}]}\n---\n\
-         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: f, namespace: shop}\naddressType: FQDN\nendpoints: []",
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: f, namespace: shop}\naddressType: FQDN\nendpoints: []",
     );
-    world.assert_condition((Kind::TCPRoute, "shop", "t", ""), "Accepted=false UnsupportedValue", "TCPRoute is a kind");
     world.assert_condition((Kind::EndpointSlice, "shop", "f", ""), "Accepted=false UnsupportedValue", "FQDN");
 }
 

@@ -3,6 +3,7 @@
 mod addresses;
 mod conditions;
 mod example;
+mod forwards;
 mod gateways;
 mod incremental;
 mod listener_sets;

@@ -118,7 +118,14 @@ fn versions() -> Vec<Vec<Object>> {
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: list, namespace: x}\ndata: {a: nonsense}".to_owned(),
         ],
         vec!["apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: shop}\nspec: {targetRefs: [{group: \"\", kind: Service, name: two}], validation: {hostname: a}}".to_owned()],
-        vec!["apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: u, namespace: shop}\nspec: {parentRefs: [{name: g, namespace: gws}], rules: []}".to_owned()],
+        vec!["apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: u, namespace: shop}\nspec: {parentRefs: [{name: g, namespace: gws}], rules: []}".to_owned(),
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: u, namespace: shop}\nspec: {parentRefs: [{name: i, namespace: gws}], rules: [{backendRefs: [{name: one, port: 80}, {name: far, namespace: admin, port: 80}]}]}".to_owned()],
+        vec!["apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: v, namespace: shop}\nspec: {parentRefs: [{name: i, namespace: gws}], hostnames: [a.example.com], rules: [{backendRefs: [{name: one, port: 80}]}]}".to_owned(),
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: v, namespace: shop}\nspec: {parentRefs: [{name: i, namespace: gws, sectionName: pass}], hostnames: [b.example.org], rules: [{backendRefs: [{name: two, port: 80}]}]}".to_owned()],
+        vec![
+            gateway("i", 3, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: tcp, protocol: TCP, port: 80, allowedRoutes: {{namespaces: {{from: All}}}}}}, {{name: pass, protocol: TLS, port: 443, hostname: \"*.example.com\", tls: {{mode: Passthrough}}, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
+            gateway("i", 3, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: tcp, protocol: TCP, port: 81, allowedRoutes: {{namespaces: {{from: All}}}}}}, {{name: pass, protocol: TLS, port: 444, tls: {{certificateRefs: [{{name: cert}}]}}, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
+        ],
     ];
     let mut versions: Vec<Vec<Object>> =
         texts.into_iter().map(|texts| texts.iter().flat_map(|text| read(text)).collect()).collect();
@@ -146,7 +153,7 @@ proptest! {
 
     #[test]
     fn one_by_one_in_any_order_comes_to_the_same_as_all_at_once(
-        steps in proptest::collection::vec((0usize..25, 0usize..5), 1..80),
+        steps in proptest::collection::vec((0usize..27, 0usize..5), 1..80),
         batches in proptest::collection::vec(1usize..5, 80),
     ) {
         thread_local!(static VERSIONS: Vec<Vec<Object>> = versions());

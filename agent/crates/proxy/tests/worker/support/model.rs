@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
-    Endpoint, EndpointState, Endpoints, Filter, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls, Match,
-    ObjectName, PathMatch, Protocol, Resource, Retry, Rule, RuleKey, RuleKind, SessionPersistence, Timeouts, TlsMode,
-    Transport, WeightedBackend,
+    Endpoint, EndpointState, Endpoints, Filter, Forward, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls,
+    Match, ObjectName, PathMatch, Protocol, Resource, Retry, Rule, RuleKey, RuleKind, SessionPersistence, Timeouts,
+    TlsMode, Transport, WeightedBackend,
 };
 
 pub(crate) fn listener_key(name: &str) -> ListenerKey {
@@ -151,4 +151,87 @@ pub(crate) fn weighted_rule(
     };
     let key = RuleKey { kind: RuleKind::HTTPRoute, route: ObjectName::new("test", name), index: 0 };
     Change::Put(Resource::Rule(key, Arc::new(rule)))
+}
+
+/// A listener of protocol TCP, named `tcp`.
+pub(crate) fn tcp_listener(addr: SocketAddr) -> Change {
+    let frontend = FrontendKey { addr: addr.ip(), port: addr.port(), transport: Transport::Tcp };
+    let listener = Listener {
+        frontends: vec![frontend],
+        owns_addresses: true,
+        protocol: Protocol::Tcp,
+        hostname: None,
+        tls: None,
+    };
+    Change::Put(Resource::Listener(listener_key("tcp"), Arc::new(listener)))
+}
+
+/// A listener of protocol TLS.
+pub(crate) fn tls_listener(
+    name: &str,
+    addr: SocketAddr,
+    hostname: Option<&str>,
+    mode: TlsMode,
+    certificate: Option<&str>,
+) -> Change {
+    let frontend = FrontendKey { addr: addr.ip(), port: addr.port(), transport: Transport::Tcp };
+    let certificates = certificate.map(|name| CertificateKey(ObjectName::new("test", name))).into_iter().collect();
+    let listener = Listener {
+        frontends: vec![frontend],
+        owns_addresses: true,
+        protocol: Protocol::Tls,
+        hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
+        tls: Some(ListenerTls { mode, certificates }),
+    };
+    Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
+}
+
+pub(crate) fn forward_key(kind: RuleKind, name: &str) -> RuleKey {
+    RuleKey { kind, route: ObjectName::new("test", name), index: 0 }
+}
+
+/// A forward of a route of its own.
+pub(crate) struct ForwardSpec {
+    pub(crate) kind: RuleKind,
+    pub(crate) name: &'static str,
+    pub(crate) listener: &'static str,
+    pub(crate) hostnames: Vec<Hostname>,
+    pub(crate) created: i64,
+    pub(crate) targets: Vec<(BackendTarget, u32)>,
+}
+
+impl ForwardSpec {
+    /// On listener `tcp`, to backends with weights.
+    pub(crate) fn tcp(name: &'static str, backends: &[(&str, u32)]) -> Self {
+        let target = |&(name, weight): &(&str, u32)| (BackendTarget::Backend(backend_key(name)), weight);
+        Self {
+            kind: RuleKind::TCPRoute,
+            name,
+            listener: "tcp",
+            hostnames: Vec::new(),
+            created: 0,
+            targets: backends.iter().map(target).collect(),
+        }
+    }
+
+    /// For server names on a listener of protocol TLS.
+    pub(crate) fn tls(
+        name: &'static str,
+        listener: &'static str,
+        hostnames: &[&str],
+        backends: &[(&str, u32)],
+    ) -> Self {
+        let hostnames = hostnames.iter().map(|name| name.parse().unwrap()).collect();
+        Self { kind: RuleKind::TLSRoute, listener, hostnames, ..Self::tcp(name, backends) }
+    }
+
+    pub(crate) fn into_change(self) -> Change {
+        let weighted = |(target, weight)| WeightedBackend { target, weight, filters: Vec::new() };
+        let forward = Forward {
+            created: self.created,
+            attachments: vec![Attachment { listener: listener_key(self.listener), hostnames: self.hostnames }],
+            backends: self.targets.into_iter().map(weighted).collect(),
+        };
+        Change::Put(Resource::Forward(forward_key(self.kind, self.name), Arc::new(forward)))
+    }
 }

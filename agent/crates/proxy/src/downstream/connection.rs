@@ -140,12 +140,19 @@ async fn accept_tls(shard: &Shard, mut tcp: TcpStream, facts: ConnectionFacts) -
     let mut buffer = Buffer::default();
     let greeted = timeout_at(deadline, read_hello(&mut tcp, &mut buffer)).await;
     let facts = ConnectionFacts { sni: greeted.map_err(|_| "timeout")??, ..facts };
-    let listener = {
+    let (listener, forwards) = {
         let tables = shard.tables.borrow();
         let frontend = tables.find_frontend(facts.local).ok_or("not_a_frontend")?;
-        frontend.find_tls_listener(facts.sni.as_deref()).cloned()
+        (frontend.find_tls_listener(facts.sni.as_deref()).cloned(), frontend.forwards_tls())
     };
-    let Some(listener) = listener else { return refuse_name(tcp, deadline, UNKNOWN_NAME).await };
+    let Some(listener) = listener else {
+        if !forwards {
+            return refuse_name(tcp, deadline, UNKNOWN_NAME).await;
+        }
+        // The conformance suite of the Gateway API takes nothing else as a refusal by a listener of protocol TLS.
+        forward::reset(&tcp);
+        return Err(UNKNOWN_NAME);
+    };
     if listener.source.protocol == Protocol::Https {
         let stream = terminate(shard, tcp, buffer, &listener, deadline).await?;
         let client = Client::new(facts, Some(version_of(&stream)));
@@ -155,8 +162,9 @@ async fn accept_tls(shard: &Shard, mut tcp: TcpStream, facts: ConnectionFacts) -
     }
     let mut incoming = Incoming { facts, listener, tls: None, started };
     let Some(found) = incoming.find_forward() else {
+        forward::reset(&tcp);
         incoming.refuse(shard);
-        return refuse_name(tcp, deadline, "no_route").await;
+        return Err("no_route");
     };
     if incoming.listener.source.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough) {
         return Ok(Accepted::Forward(incoming, found, Stream::Tcp(tcp), buffer));

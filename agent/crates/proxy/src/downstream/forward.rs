@@ -43,7 +43,7 @@ impl Incoming {
         self.listener.find_forward(self.facts.sni.as_deref())
     }
 
-    /// Counts and logs that no forward takes it. `reset` follows, or an alert.
+    /// Counts and logs that no forward takes it, and it was reset.
     pub fn refuse(&self, shard: &Shard) {
         shard.stats.connections.refused.increment(NO_ROUTE);
         self.log(shard, None, &Ended { reason: Some(NO_ROUTE), ..Ended::default() });

@@ -94,6 +94,8 @@ pub struct Frontend {
     http: HostMap<Listeners>,
     /// Of protocol HTTPS and TLS, told apart by server name.
     tls: HostMap<Listeners>,
+    /// How many of `tls` are of protocol TLS.
+    forwarding: usize,
     tcp: Listeners,
 }
 
@@ -134,6 +136,11 @@ impl Frontend {
         }
     }
 
+    /// Whether some TLS connections are forwarded: those that nobody takes are then told nothing in TLS.
+    pub fn forwards_tls(&self) -> bool {
+        self.forwarding > 0
+    }
+
     /// The listener of protocol TCP.
     pub fn find_tcp_listener(&self) -> Option<&Rc<ListenerState>> {
         self.tcp.first()
@@ -144,6 +151,7 @@ impl Frontend {
     }
 
     pub(super) fn push(&mut self, listener: Rc<ListenerState>) {
+        self.forwarding += usize::from(listener.source.protocol == Protocol::Tls);
         let present = match self.hosts_of(listener.source.protocol) {
             Some(map) => map.entry(listener.source.hostname.as_ref()),
             None => &mut self.tcp,
@@ -153,6 +161,7 @@ impl Frontend {
     }
 
     pub(super) fn remove(&mut self, listener: &Rc<ListenerState>) {
+        self.forwarding -= usize::from(listener.source.protocol == Protocol::Tls);
         let remove = |present: &mut Listeners| {
             present.retain(|other| !Rc::ptr_eq(other, listener));
             present.is_empty()

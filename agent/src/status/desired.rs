@@ -207,4 +207,29 @@ mod tests {
         let desired = describe_gateway(&object, &gateway("Invalid", false), Some(&place), &nodes);
         assert!(!desired.is_pending && programmed_of(&desired).0 == "False", "a fault is no node's to mend");
     }
+
+    #[test]
+    fn a_set_waits_for_the_nodes_by_its_own_generation_and_has_no_addresses() {
+        let place = Place { domain: DomainName::new("public"), shares_node_addresses: true };
+        let of = |kind| ObjectRef::new(kind, ObjectName::new("shop", "gw"));
+        let mut report = NodeReportSpec {
+            addresses: vec!["10.0.0.1".to_owned()],
+            domains: vec![DomainReport { name: "public".to_owned(), ..DomainReport::default() }],
+            gateways: [("shop/gw".to_owned(), 3)].into(),
+            ..NodeReportSpec::default()
+        };
+        let mut nodes = Nodes::default();
+        nodes.take(Update::Put(("a".to_owned(), String::new(), report.clone())));
+        let status = ObjectStatus { attached_listener_sets: Some(2), ..gateway("Programmed", true) };
+        let desired = describe_gateway(&of(Kind::Gateway), &status, Some(&place), &nodes);
+        assert_eq!((programmed_of(&desired).0.as_str(), &desired.status["attachedListenerSets"]), ("True", &json!(2)));
+        let desired = describe_gateway(&of(Kind::ListenerSet), &gateway("Programmed", true), Some(&place), &nodes);
+        assert!(desired.is_pending && programmed_of(&desired).1.contains("not applied yet"));
+        report.listener_sets = [("shop/gw".to_owned(), 3)].into();
+        nodes.take(Update::Put(("a".to_owned(), String::new(), report)));
+        let desired = describe_gateway(&of(Kind::ListenerSet), &gateway("Programmed", true), Some(&place), &nodes);
+        assert_eq!(programmed_of(&desired).0, "True");
+        let fields: Vec<_> = desired.status.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(fields, ["conditions", "listeners"], "what a ListenerSet's status has");
+    }
 }

@@ -77,7 +77,7 @@ pub struct NotProgrammed {
     /// The Gateway, `namespace/name`.
     pub gateway: String,
     /// The ListenerSet that the listener stands in, `namespace/name`; absent when it stands in the Gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, rename = "listenerSet", skip_serializing_if = "Option::is_none")]
     pub listener_set: Option<String>,
     /// Name of the listener.
     pub listener: String,

@@ -29,6 +29,9 @@ const CLASS: &str = "tidegate";
 /// An address of the domain's pool that no Gateway is given by itself, and one that the domain does not have.
 const ADDRESSES: [&str; 2] = ["-usable-address=198.18.255.1", "-unusable-address=192.0.2.200"];
 
+/// Label of the suite's namespaces.
+const NAMESPACES: &str = "gateway-conformance";
+
 /// Minutes after which the suite gives up.
 const MINUTES: u32 = 60;
 
@@ -166,6 +169,8 @@ fn deploy_and_test(args: &Args, programs: &Programs) -> Result<(Results, Option<
 
 /// Runs the suite; returns what came of each test, and why it failed, if it did.
 fn test(args: &Args, programs: &Programs) -> Result<(Results, Option<String>)> {
+    // An earlier run may have left some, or they are still going.
+    cluster::remove_namespaces(NAMESPACES)?;
     let mut suite = cluster::inside_client(Client::Internet, &programs.conformance())?;
     suite.args(["-test.v", "-test.run=^TestConformance$", &format!("-test.timeout={}m", args.minutes)]);
     suite.arg(format!("-gateway-class={}", args.gateway_class));

@@ -222,8 +222,15 @@ impl<T, M, R: Fn(Value) -> T, W: Fn(Update<T>) -> M> Reflector<R, W, M> {
                 if self.target.is_metadata_only { request.list_metadata(&params) } else { request.list(&params) };
             let request = request.map_err(kube::Error::BuildRequest)?;
             let mut page: Value = timeout(REQUEST_TIMEOUT, self.client.request(request)).await??;
-            let Value::Array(items) = page["items"].take() else {
-                return Err(Failure::Other("the API server answered with something that is no list".to_owned()).into());
+            let items = match page["items"].take() {
+                Value::Array(items) => items,
+                // An empty list of metadata, as Go writes a slice that nobody has made.
+                Value::Null if page["metadata"].is_object() => Vec::new(),
+                _ => {
+                    return Err(
+                        Failure::Other("the API server answered with something that is no list".to_owned()).into()
+                    );
+                }
             };
             self.say(Update::Page(items.into_iter().map(&self.read).collect())).await?;
             match page["metadata"]["continue"].as_str().filter(|token| !token.is_empty()) {

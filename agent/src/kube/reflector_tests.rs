@@ -81,6 +81,25 @@ fn lists_in_pages_and_goes_on_from_the_last_version_when_a_watch_ends() {
 }
 
 #[test]
+fn an_empty_list_of_metadata_has_null_for_items() {
+    run(async {
+        let mut lists = 0;
+        let (mut updates, _log) = start(move |_| {
+            lists += 1;
+            match lists {
+                // As an API server of Kubernetes 1.37 answers.
+                1 => Answer::Json(200, json!({"items": null, "metadata": {"resourceVersion": "3"}})),
+                _ => Answer::Broken,
+            }
+        });
+        expect(&mut updates, &["begin", "page ", "synced"]).await;
+        let (mut updates, _log) = start(|_| Answer::Json(200, json!({"items": null})));
+        expect(&mut updates, &["begin"]).await;
+        assert!(next(&mut updates).await.contains("no list"), "what is no list is none");
+    });
+}
+
+#[test]
 fn a_version_that_is_too_old_leads_to_one_new_list() {
     run(async {
         let mut lists = 0;

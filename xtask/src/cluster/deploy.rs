@@ -52,6 +52,16 @@ pub(crate) fn remove(manifests: &str) -> Result<()> {
     })
 }
 
+/// Removes the namespaces with a label, and waits until they are gone.
+///
+/// # Errors
+/// No cluster runs, or they do not go.
+pub(crate) fn remove_namespaces(label: &str) -> Result<()> {
+    let mut delete = running()?.kubectl()?;
+    delete.args(["delete", "namespaces", "-l", label, "--wait", &format!("--timeout={PATIENCE}")]);
+    run::read(&mut delete).map(drop)
+}
+
 /// Waits for a condition of objects, e.g. `gatewayclass/public`.
 ///
 /// # Errors

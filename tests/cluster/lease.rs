@@ -33,7 +33,7 @@ impl<'a> Second<'a> {
              --socket /run/tidegate-second.sock --access-log false"
         );
         let mut command = cluster.command(&["sh", "-c", &script, "sh", "/run/tidegate-second.kubeconfig", &program]);
-        let init = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap();
+        let init = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self { cluster, init }
     }
 }

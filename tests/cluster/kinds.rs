@@ -6,14 +6,14 @@ use tidegate_lab::{Load, LoadPlan, Request, objects, wait_for};
 
 use crate::kit::{AGENTS, Cluster, LATER, Stage};
 
-/// A GRPCRoute to the stage's backend.
+/// A GRPCRoute to a Service that is not there: a port that a GRPCRoute refers to speaks HTTP/2 for everybody.
 fn grpc_route(stage: &Stage<'_>) -> String {
     objects::route(
         &stage.name,
         "calls",
         &format!("{}/gw", stage.name),
         &["calls.example.com"],
-        &[&objects::to_service("echo")],
+        &[&objects::to_service("calls")],
     )
     .replace("kind: HTTPRoute", "kind: GRPCRoute")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use tidegate_lab::{Authority, Load, LoadPlan, Request, Target, objects, wait_for};
 
-use crate::kit::{Cluster, SOON, Stage};
+use crate::kit::{Cluster, LATER, SOON, Stage};
 
 #[test]
 fn routes_detach_at_once_when_their_namespace_loses_its_label_and_come_back_with_it() {
@@ -48,7 +48,7 @@ fn a_revoked_grant_ends_what_it_allowed_and_nothing_else() {
         stage.wait_status("lent.example.com", 200);
         cluster.kubectl(&["delete", "referencegrant", "lend", "-n", &other.name]).unwrap();
         stage.wait_status("lent.example.com", 500);
-        wait_for("the reason in status", SOON, || {
+        wait_for("the reason in status", LATER, || {
             let condition = stage.route_condition("httproute/lent", "ResolvedRefs")?;
             ensure!(condition == ("False".to_owned(), "RefNotPermitted".to_owned()), "{condition:?}");
             Ok(())

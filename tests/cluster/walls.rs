@@ -24,7 +24,7 @@ fn the_capabilities_of_the_daemonset_suffice_and_nothing_is_left_unenforced() {
         let node = &object["status"]["nodes"][0];
         assert_eq!(node["notEnforced"].as_array().map_or(0, Vec::len), 0, "{node}");
         assert_eq!(node["problems"].as_array().map_or(0, Vec::len), 0, "{node}");
-        assert_eq!(node["interfaces"][0]["attach"], "Native", "{node}");
+        assert_eq!(node["interfaces"][0]["attach"], "native", "{node}");
     }
     let status = cluster.tidegate(&["status"]).unwrap();
     assert!(status.contains("kernel tier on: ready"), "{status}");
@@ -40,10 +40,11 @@ fn the_service_account_may_read_what_it_watches_and_write_status_alone() {
         // The answer "no" is exit code 1.
         said.is_ok_and(|said| said.trim() == "yes")
     };
-    for allowed in
-        [["list", "httproutes.gateway.networking.k8s.io"], ["patch", "gateways.gateway.networking.k8s.io/status"]]
-    {
-        assert!(may(&allowed), "{allowed:?}");
+    for allowed in [
+        &["list", "httproutes.gateway.networking.k8s.io"][..],
+        &["patch", "gateways.gateway.networking.k8s.io", "--subresource=status"],
+    ] {
+        assert!(may(allowed), "{allowed:?}");
     }
     for denied in [
         ["update", "gateways.gateway.networking.k8s.io"],

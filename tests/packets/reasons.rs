@@ -180,9 +180,9 @@ fn every_reason_of_admit_is_provoked_by_a_frame_on_the_nic() {
             admit.expect(bed, domain, reason, 1, |_| send(&bytes));
         }
         limit(bed, None, Admission { per_source: Some(ONE), ..Admission::default() });
-        admit.expect(bed, PUBLIC, Reason::RateSource, 2, |_| send(&syn(STRANGER_V4, 443)));
+        admit.expect(bed, PUBLIC, Reason::RateSource, 40, |_| send(&syn(STRANGER_V4, 443)));
         limit(bed, None, Admission { total: Some(FOUR), ..Admission::default() });
-        admit.expect(bed, PUBLIC, Reason::RateDomain, 8, |count| send(&syn([198, 51, 100, 100 + count as u8], 443)));
+        admit.expect(bed, PUBLIC, Reason::RateDomain, 40, |count| send(&syn([198, 51, 100, 100 + count as u8], 443)));
         limit(bed, None, Admission { echo: Some(RateLimit { rate: 0, burst: 1 }), ..Admission::default() });
         admit.expect(bed, PUBLIC, Reason::EchoRate, 1, |_| send(&echo));
         // One connection is open from here on.
@@ -234,10 +234,10 @@ fn every_reason_of_steer_is_provoked_by_a_connection() {
             steer.expect(bed, domain, reason, 1, |_| refused(source, destination));
         }
         limit(bed, lo, Admission { per_source: Some(ONE), ..Admission::default() });
-        steer.expect(bed, PUBLIC, Reason::RateSource, 2, |_| drop(connect(STRANGER_V4, frontend)));
+        steer.expect(bed, PUBLIC, Reason::RateSource, 40, |_| drop(connect(STRANGER_V4, frontend)));
         limit(bed, lo, Admission { total: Some(FOUR), ..Admission::default() });
         let source = |count: usize| Ipv4Addr::new(198, 51, 100, 100 + count as u8).octets();
-        steer.expect(bed, PUBLIC, Reason::RateDomain, 8, |count| drop(connect(source(count), frontend)));
+        steer.expect(bed, PUBLIC, Reason::RateDomain, 40, |count| drop(connect(source(count), frontend)));
         while listener.set_nonblocking(true).is_ok() && listener.accept().is_ok() {}
         let deadline = Instant::now() + SOON;
         while bed.kernel.connections().expect("reading").iter().any(|row| row.open > 0) {

@@ -3,20 +3,23 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{self, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    io::{self, IoSlice, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use nix::sys::socket::{self, SockaddrStorage};
-use tidegate_kernel::{Hook, Reason, probe};
-use tidegate_model::DomainId;
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockaddrStorage};
+use tidegate_kernel::{Hook, Interface, Reason, probe};
+use tidegate_model::{Dial, DomainId};
 
 use crate::{
-    bed::{Bed, PRIVATE, PUBLIC, desired, ip, on_bed},
+    bed::{
+        Bed, DENIED_V4, DENIED_V6, PRIVATE, PRIVATE_V4, PRIVATE_V6, PUBLIC, PUBLIC_V4, PUBLIC_V6, STRANGER_V4,
+        STRANGER_V6, desired, index_of, ip, on_bed, v6,
+    },
     sys::{disconnect, open_socket},
 };
 
@@ -72,6 +75,11 @@ fn dial(kind: &str, addr: SocketAddr, borrowed: &mut Borrowed) -> String {
         "tcp" => TcpStream::connect_timeout(&addr, Duration::from_secs(5)).map(drop),
         "udp" => open(libc::SOCK_DGRAM, 0).and_then(connect),
         "sendto" => open(libc::SOCK_DGRAM, 0).and_then(|socket| UdpSocket::from(socket).send_to(b"x", addr).map(drop)),
+        "sendto-as" => open(libc::SOCK_DGRAM, 0).and_then(|socket| send_as(&socket, addr)),
+        "answer" => borrowed.frontend(addr, 53).send_to(b"x", addr).map(drop),
+        "answer-as" => send_as(&borrowed.frontend(addr, 53), addr),
+        "answer-from-54" => borrowed.frontend(addr, 54).send_to(b"x", addr).map(drop),
+        "answer-connected" => connect(borrowed.frontend(addr, 53).into()),
         "bind" => open(libc::SOCK_STREAM, 0).and_then(bind),
         "bind-udp" => open(libc::SOCK_DGRAM, 0).and_then(bind),
         "raw" => open(libc::SOCK_RAW, libc::IPPROTO_RAW).map(drop),
@@ -99,6 +107,8 @@ fn dial(kind: &str, addr: SocketAddr, borrowed: &mut Borrowed) -> String {
 struct Borrowed {
     listeners: Vec<TcpListener>,
     accepted: Vec<TcpStream>,
+    /// Bound to ports 53 and 54 of the public domain's addresses, where the bed has those.
+    datagrams: Vec<UdpSocket>,
 }
 
 impl Borrowed {
@@ -110,8 +120,37 @@ impl Borrowed {
             borrowed.accepted.push(listener.accept().expect("accepting").0);
             borrowed.listeners.push(listener);
         }
+        let addresses = [IpAddr::from(PUBLIC_V4), v6(PUBLIC_V6).into()];
+        let bind = |port| addresses.into_iter().filter_map(move |addr| UdpSocket::bind((addr, port)).ok());
+        borrowed.datagrams = bind(53).chain(bind(54)).collect();
         borrowed
     }
+
+    /// A socket of the address's family that is bound to a port of the public domain.
+    fn frontend(&self, addr: SocketAddr, port: u16) -> UdpSocket {
+        let is_meant = |socket: &&UdpSocket| {
+            socket.local_addr().is_ok_and(|bound| bound.port() == port && bound.is_ipv4() == addr.is_ipv4())
+        };
+        let found = self.datagrams.iter().find(is_meant).expect("the bed has the addresses");
+        found.try_clone().expect("duplicating")
+    }
+}
+
+/// Sends a datagram in the name of another address of the node: one of another domain, or of nobody.
+fn send_as(socket: &impl AsRawFd, addr: SocketAddr) -> io::Result<()> {
+    let v4 = libc::in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(PRIVATE_V4) },
+        ipi_addr: libc::in_addr { s_addr: 0 },
+    };
+    let v6 = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: v6(PRIVATE_V6) }, ipi6_ifindex: 0 };
+    let source = match addr {
+        SocketAddr::V4(_) => ControlMessage::Ipv4PacketInfo(&v4),
+        SocketAddr::V6(_) => ControlMessage::Ipv6PacketInfo(&v6),
+    };
+    let to = SockaddrStorage::from(addr);
+    socket::sendmsg(socket.as_raw_fd(), &[IoSlice::new(b"x")], &[source], MsgFlags::empty(), Some(&to))?;
+    Ok(())
 }
 
 /// Also the process that `dial_from` starts in a guarded cgroup: there it tells its parent how each dial went.
@@ -165,7 +204,7 @@ fn a_worker_dials_its_endpoints_and_nothing_else() {
         let (_own_v6, own_v6) = listen("[::1]:0");
         let (_other, other) = listen("192.168.7.1:0");
         let mut state = desired(bed.wan, bed.lan);
-        state.domains.get_mut(&PUBLIC).expect("in every bed").dialled = [own_v4, own_v6].into();
+        state.domains.get_mut(&PUBLIC).expect("in every bed").dialled = [own_v4, own_v6].map(Dial::tcp).into();
         bed.kernel.apply(&state).expect("applying");
         let cgroup = Cgroup::new(bed, "public");
         bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
@@ -202,9 +241,9 @@ fn an_endpoint_is_added_and_removed_alone() {
         let cgroup = Cgroup::new(bed, "public");
         bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
         assert_dials(&cgroup, &[("tcp", first, false), ("tcp", second, false)]);
-        assert!(bed.kernel.set_dialled(PUBLIC, &[first], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(first)], &[]).is_empty());
         assert_dials(&cgroup, &[("tcp", first, true), ("tcp", second, false)]);
-        assert!(bed.kernel.set_dialled(PUBLIC, &[second], &[first]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(second)], &[Dial::tcp(first)]).is_empty());
         assert_dials(&cgroup, &[("tcp", first, false), ("tcp", second, true)]);
     });
 }
@@ -214,8 +253,8 @@ fn domains_do_not_share_endpoints() {
     on_bed(|bed| {
         let (_public, public) = listen("127.0.0.1:0");
         let (_private, private) = listen("127.0.0.1:0");
-        assert!(bed.kernel.set_dialled(PUBLIC, &[public], &[]).is_empty());
-        assert!(bed.kernel.set_dialled(PRIVATE, &[private], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(public)], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PRIVATE, &[Dial::tcp(private)], &[]).is_empty());
         for (domain, name, own, other) in [(PUBLIC, "public", public, private), (PRIVATE, "private", private, public)] {
             let cgroup = Cgroup::new(bed, name);
             bed.kernel.watch_cgroup(domain, &cgroup.0).expect("guarding");
@@ -236,14 +275,14 @@ fn an_unwatched_cgroup_is_free_and_an_unknown_one_is_refused() {
         // A process one level deeper has another cgroup id, which no domain knows: refused, not let through.
         let inner = Cgroup(cgroup.0.join("inner"));
         fs::create_dir(&inner.0).expect("making a cgroup");
-        assert!(bed.kernel.set_dialled(PUBLIC, &[addr], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(addr)], &[]).is_empty());
         assert_dials(&inner, &[("tcp", addr, false)]);
         assert_dials(&cgroup, &[("tcp", addr, true)]);
         // Counted under no domain; steer and admit saw nothing.
         assert_eq!(bed.count(DomainId(0), Hook::Guard, Reason::SocketDenied), 1);
         bed.kernel.unwatch_cgroup(&cgroup.0).expect("ending the guard");
         assert!(bed.kernel.watched().expect("reading").is_empty());
-        assert!(bed.kernel.set_dialled(PUBLIC, &[], &[addr]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[], &[Dial::tcp(addr)]).is_empty());
         assert_dials(&inner, &[("tcp", addr, true)]);
     });
 }
@@ -270,7 +309,7 @@ fn what_is_left_of_a_removed_cgroup_is_swept() {
 fn a_worker_binds_nothing_and_opens_no_raw_socket() {
     on_bed(|bed| {
         let (_listener, own) = listen("127.0.0.1:0");
-        assert!(bed.kernel.set_dialled(PUBLIC, &[own], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(own)], &[]).is_empty());
         let cgroup = Cgroup::new(bed, "public");
         bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
         let any: SocketAddr = "0.0.0.0:0".parse().expect("an address");
@@ -300,7 +339,7 @@ fn a_socket_from_the_agent_takes_a_worker_nowhere_else() {
     on_bed(|bed| {
         let (_own, own) = listen("127.0.0.1:0");
         let (_other, other) = listen("127.0.0.1:0");
-        assert!(bed.kernel.set_dialled(PUBLIC, &[own], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(own)], &[]).is_empty());
         let cgroup = Cgroup::new(bed, "public");
         bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
         let free = SocketAddr::new(other.ip(), 0);
@@ -323,6 +362,125 @@ fn a_socket_from_the_agent_takes_a_worker_nowhere_else() {
         // Whoever is no worker, the agent among them, dials and binds on.
         let (_listener, addr) = listen("127.0.0.1:0");
         TcpStream::connect(addr).expect("connecting");
+    });
+}
+
+/// Gives the node the addresses of both domains, and ways to strangers and to those that are denied.
+fn own_addresses() {
+    for addr in ["203.0.113.1/32", "10.20.1.1/32", "2001:db8:1::1/128 nodad", "fd00:20::1/128 nodad"] {
+        let family = if addr.contains(':') { "-6" } else { "-4" };
+        ip(&format!("{family} addr add {addr} dev lo"));
+    }
+    ip("route add default dev wan0");
+    ip("-6 route add default dev wan0");
+}
+
+#[test]
+fn a_frontends_socket_answers_clients_from_its_own_address_and_sends_nothing_else() {
+    on_bed(|bed| {
+        own_addresses();
+        let at = |addr: IpAddr| SocketAddr::new(addr, 4000);
+        let [stranger, denied, private] = [STRANGER_V4, DENIED_V4, PRIVATE_V4].map(|addr| at(addr.into()));
+        let [stranger6, denied6, private6] = [STRANGER_V6, DENIED_V6, PRIVATE_V6].map(|addr| at(v6(addr).into()));
+        let loopback = at([127, 0, 0, 1].into());
+        let group = at([224, 0, 0, 251].into());
+        let cgroup = Cgroup::new(bed, "public");
+        bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        // Nothing but `borrowed` sees what goes through a socket of the agent's.
+        let open = [("answer", denied), ("answer", loopback), ("answer-as", stranger), ("answer-from-54", stranger6)];
+        assert_dials(&cgroup, &open.map(|(kind, addr)| (kind, addr, true)));
+        bed.kernel.watch_borrowed(&own_cgroup(bed)).expect("guarding");
+        assert_dials(
+            &cgroup,
+            &[
+                ("answer", stranger, true),
+                ("answer", stranger6, true),
+                // Whoever may not be a client gets nothing.
+                ("answer", denied, false),
+                ("answer", denied6, false),
+                ("answer", private, false),
+                ("answer", private6, false),
+                ("answer", loopback, false),
+                ("answer", group, false),
+                // Another source address, another socket, and a connection in place of an answer.
+                ("answer-as", stranger, false),
+                ("answer-as", stranger6, false),
+                ("answer-from-54", stranger, false),
+                ("answer-from-54", stranger6, false),
+                ("answer-connected", stranger, false),
+                ("answer-connected", stranger6, false),
+            ],
+        );
+        let count = |reason| bed.count(PUBLIC, Hook::Guard, reason);
+        assert_eq!([count(Reason::AnswerDenied), count(Reason::DialDenied)], [8, 4]);
+        assert_eq!(count(Reason::DialAllowed), 0, "answers are the traffic itself");
+        // The same socket in the hands of another domain's worker answers nobody.
+        let foreign = Cgroup::new(bed, "private");
+        bed.kernel.watch_cgroup(PRIVATE, &foreign.0).expect("guarding");
+        assert_dials(&foreign, &[("answer", stranger, false), ("answer", stranger6, false)]);
+        assert_eq!(bed.count(PRIVATE, Hook::Guard, Reason::DialDenied), 2);
+        // Without the frontend its socket is like any other.
+        let mut state = desired(bed.wan, bed.lan);
+        let frontends = &mut state.domains.get_mut(&PUBLIC).expect("in every bed").frontends;
+        frontends.keys.retain(|key| key.port != 53);
+        bed.kernel.apply(&state).expect("applying");
+        assert_dials(&cgroup, &[("answer", stranger, false)]);
+        // A refusal is sampled with both ends.
+        let mut seen = Vec::new();
+        bed.kernel.take_samples().expect("nobody reads them yet").drain(100, |sample| {
+            seen.push((sample.reason, SocketAddr::new(sample.source, sample.source_port)));
+        });
+        for source in [PUBLIC_V4, PRIVATE_V4] {
+            assert!(seen.contains(&(Reason::AnswerDenied, SocketAddr::new(source.into(), 53))), "{seen:?}");
+        }
+    });
+}
+
+#[test]
+fn clients_on_the_node_are_answered_where_the_domain_names_loopback() {
+    on_bed(|bed| {
+        own_addresses();
+        let cgroup = Cgroup::new(bed, "public");
+        bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        bed.kernel.watch_borrowed(&own_cgroup(bed)).expect("guarding");
+        let local = [[127, 0, 0, 1], PUBLIC_V4].map(|addr| ("answer", SocketAddr::new(addr.into(), 4000)));
+        assert_dials(&cgroup, &local.map(|(kind, addr)| (kind, addr, false)));
+        let mut state = desired(bed.wan, bed.lan);
+        let public = state.domains.get_mut(&PUBLIC).expect("in every bed");
+        public.interfaces.push(Interface::untagged(index_of("lo")));
+        bed.kernel.apply(&state).expect("applying");
+        assert_dials(&cgroup, &local.map(|(kind, addr)| (kind, addr, true)));
+    });
+}
+
+#[test]
+fn datagrams_go_to_udp_endpoints_and_under_no_borrowed_name() {
+    on_bed(|bed| {
+        own_addresses();
+        let endpoints = ["127.0.0.1:0", "[::1]:0"].map(|addr| UdpSocket::bind(addr).expect("binding"));
+        let [v4, v6] = endpoints.each_ref().map(|socket| socket.local_addr().expect("an address"));
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::udp(v4), Dial::udp(v6)], &[]).is_empty());
+        let cgroup = Cgroup::new(bed, "public");
+        bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        bed.kernel.watch_borrowed(&own_cgroup(bed)).expect("guarding");
+        let next = |addr: SocketAddr| SocketAddr::new(addr.ip(), addr.port() ^ 1);
+        assert_dials(
+            &cgroup,
+            &[
+                ("udp", v4, true),
+                ("udp", v6, true),
+                ("sendto", v4, true),
+                ("sendto", v6, true),
+                ("udp", next(v4), false),
+                ("sendto", next(v6), false),
+                // One transport does not stand for the other.
+                ("tcp", v4, false),
+                ("sendto-as", v4, false),
+                ("sendto-as", v6, false),
+            ],
+        );
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialAllowed), 4);
+        assert_eq!(bed.count(PUBLIC, Hook::Guard, Reason::DialDenied), 5);
     });
 }
 

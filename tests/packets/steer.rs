@@ -84,6 +84,33 @@ fn judges_connections_that_came_around_admit_by_the_same_rules() {
 }
 
 #[test]
+fn judges_datagrams_by_the_same_rules_and_needs_no_socket_of_its_own_for_them() {
+    on_bed(|bed| {
+        let datagram = |source: IpAddr, destination: IpAddr, port| Connection {
+            transport: Transport::Udp,
+            ..connection(source, destination, port)
+        };
+        let (public, public6) = (PUBLIC_V4.into(), v6(PUBLIC_V6).into());
+        let (stranger, stranger6) = (STRANGER_V4.into(), v6(STRANGER_V6).into());
+        apply(bed, desired(TEST_NIC, bed.lan));
+        for (name, connection, domain, reason) in [
+            ("public", datagram(stranger, public, 53), PUBLIC, Reason::Admitted),
+            ("public IPv6", datagram(stranger6, public6, 53), PUBLIC, Reason::Admitted),
+            ("denied", datagram(DENIED_V4.into(), public, 53), PUBLIC, Reason::SourceDenied),
+            ("denied IPv6", datagram(v6(DENIED_V6).into(), public6, 53), PUBLIC, Reason::SourceDenied),
+            ("a TCP frontend's port", datagram(stranger, public, 443), PUBLIC, Reason::NoFrontend),
+            ("wrong NIC", datagram(ALLOWED_V4.into(), PRIVATE_V4.into(), 80), PRIVATE, Reason::WrongInterface),
+        ] {
+            assert_steer(bed, name, &connection, domain, reason);
+        }
+        let node = datagram(stranger, NODE_V4.into(), 8080);
+        assert_eq!(bed.kernel.run_steer(&node).expect("running").returned, SK_PASS, "the node's own port");
+        apply(bed, desired(bed.wan, TEST_NIC));
+        assert_steer(bed, "wrong NIC", &datagram(stranger, public, 53), PUBLIC, Reason::WrongInterface);
+    });
+}
+
+#[test]
 fn passes_connections_that_are_for_no_frontend_uncounted() {
     on_bed(|bed| {
         let rows = bed.kernel.counters().expect("reading counters");

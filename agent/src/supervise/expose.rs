@@ -1,12 +1,12 @@
 //! What a domain's task does to the host: sockets, cgroups, guard, addresses, and frontends made reachable or not.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     rc::Rc,
 };
 
-use tidegate_model::{Domain, FrontendKey, Generation, domain::Frontends};
+use tidegate_model::{Dial, Domain, FrontendKey, Generation, control::Listening, domain::Frontends};
 use tracing::{info, warn};
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     tier::{DomainUpdate, UpdateOutcome},
 };
 
-use super::{domain::DomainTask, worker::Phase};
+use super::{domain::DomainTask, sockets::BindPlan, worker::Phase};
 
 impl DomainTask {
     /// Brings cgroups, guard and listening sockets to what the domain needs before a worker runs.
@@ -49,7 +49,7 @@ impl DomainTask {
     }
 
     /// Changes which addresses the guard lets the workers dial.
-    pub(super) fn dial(&mut self, added: &[SocketAddr], removed: &[SocketAddr]) {
+    pub(super) fn dial(&mut self, added: &[Dial], removed: &[Dial]) {
         if added.is_empty() && removed.is_empty() {
             return;
         }
@@ -60,7 +60,7 @@ impl DomainTask {
         }
     }
 
-    /// Makes exactly these frontends reachable, with the kernel tier or on bound sockets.
+    /// Makes exactly these frontends reachable: those of the kernel tier by its maps, others and those of UDP on bound sockets.
     pub(super) fn expose(&mut self, frontends: Rc<Frontends>, generation: Generation) {
         let Some(domain) = self.domain() else { return };
         self.exposed = Some(frontends.clone());
@@ -68,12 +68,21 @@ impl DomainTask {
         let links = self.node.links.borrow();
         let interfaces: Vec<_> = domain.interfaces.iter().map(|name| (name.clone(), links.find(name))).collect();
         drop(links);
-        let update = DomainUpdate { domain: &domain, interfaces: &interfaces, frontends: &frontends };
+        let bound = self.bind(&frontends);
+        // Without a socket of its own a UDP frontend is not let in: another program's that is bound to its port for any
+        // address would get its datagrams.
+        let admitted = without(&frontends, &bound.failures);
+        let update = DomainUpdate { domain: &domain, interfaces: &interfaces, frontends: &admitted };
         let updated = self.node.state.kernel.borrow_mut().kernel().map(|kernel| kernel.update(self.id, &update));
-        let UpdateOutcome { is_deferred, mut failures, unreachable, interfaces } = updated.unwrap_or_else(|| {
+        let UpdateOutcome { is_deferred, mut failures, mut unreachable, interfaces } = updated.unwrap_or_else(|| {
             let interfaces = interfaces.into_iter().map(without_kernel).collect();
-            UpdateOutcome { interfaces, ..self.bind(&frontends) }
+            UpdateOutcome { interfaces, ..UpdateOutcome::default() }
         });
+        if !is_deferred {
+            self.close(&bound.closing);
+        }
+        failures.extend(bound.failures.values().cloned());
+        unreachable.extend(bound.failures);
         failures.extend(self.address_problems.iter().chain(&self.socket_problems).cloned());
         self.retry(!failures.is_empty() || self.guard_problem.is_some());
         if let Some(state) = self.node.state.domains.borrow_mut().get_mut(&self.name) {
@@ -103,13 +112,14 @@ impl DomainTask {
         }
     }
 
-    /// Listens on exactly these frontends' own addresses (`--kernel=off`).
-    fn bind(&mut self, frontends: &Frontends) -> UpdateOutcome {
-        let outcome = self.sockets.bind(&frontends.keys, self.shards);
-        for worker in &mut self.workers {
-            worker.unlisten(&outcome.closing);
-        }
-        self.sockets.close(&outcome.closing);
+    /// Opens sockets at the addresses of frontends that need their own, and has the worker receive on them.
+    fn bind(&mut self, frontends: &Frontends) -> Bound {
+        let outcome = self.sockets.bind(&BindPlan {
+            frontends: &frontends.keys,
+            shards: self.shards,
+            is_steered: self.node.state.kernel.borrow().is_on(),
+            is_routed: self.node.is_routing,
+        });
         if !outcome.opened.is_empty()
             && let Some(worker) = self.workers.iter_mut().find(|worker| worker.phase == Phase::Serving)
         {
@@ -123,8 +133,15 @@ impl DomainTask {
             });
             (frontend, format!("Gateway listener {}: {error}", listeners.unwrap_or_default()))
         };
-        let unreachable: BTreeMap<FrontendKey, String> = outcome.failures.into_iter().map(name_listeners).collect();
-        UpdateOutcome { failures: unreachable.values().cloned().collect(), unreachable, ..UpdateOutcome::default() }
+        Bound { closing: outcome.closing, failures: outcome.failures.into_iter().map(name_listeners).collect() }
+    }
+
+    /// Ends what is received on sockets of frontends that are gone.
+    fn close(&mut self, closing: &[Listening]) {
+        for worker in &mut self.workers {
+            worker.unlisten(closing);
+        }
+        self.sockets.close(closing);
     }
 
     /// Makes the addresses local that are reachable or are about to be.
@@ -179,6 +196,23 @@ impl DomainTask {
         self.node.state.sources.borrow_mut().forget(self.id);
         self.node.heard(&self.name);
     }
+}
+
+/// What [`DomainTask::bind`] did.
+struct Bound {
+    /// Sockets of frontends that are gone, to be closed when nothing is let in for them any more.
+    closing: Vec<Listening>,
+    /// Frontends without a socket, and why.
+    failures: BTreeMap<FrontendKey, String>,
+}
+
+/// Frontends less those that failed.
+fn without<'a>(frontends: &'a Frontends, failed: &BTreeMap<FrontendKey, String>) -> Cow<'a, Frontends> {
+    if failed.is_empty() {
+        return Cow::Borrowed(frontends);
+    }
+    let keys = frontends.keys.iter().filter(|key| !failed.contains_key(key)).copied().collect();
+    Cow::Owned(Frontends { keys, exclusive: frontends.exclusive.clone() })
 }
 
 /// An interface's state with `--kernel=off`.

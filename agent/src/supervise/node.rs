@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) cgroups: Cgroups,
     /// Frontend addresses; `None` without the right to add any.
     pub(super) addresses: Mutex<Option<LocalAddresses>>,
+    /// Whether frontend addresses are made local by routes of this agent's.
+    pub(super) is_routing: bool,
     /// NICs.
     pub(super) links: RefCell<Links>,
     /// Whether every domain of the start was heard, see [`Self::heard`].
@@ -57,6 +59,7 @@ impl Node {
             state: parts.state,
             init: parts.init,
             cgroups: parts.cgroups,
+            is_routing: parts.addresses.is_some(),
             addresses: Mutex::new(parts.addresses),
             links: RefCell::new(parts.links),
             is_settled: watch::Sender::new(false),

@@ -1,5 +1,5 @@
-//! The listening sockets of one domain. They belong to the domain, not to a worker: a worker that dies leaves them, with
-//! every connection that waits in them, to the next.
+//! The sockets of one domain that its clients reach. They belong to the domain, not to a worker: a worker that dies leaves them, with
+//! every connection and datagram that waits in them, to the next.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +12,7 @@ use tidegate_model::{
 };
 use tracing::warn;
 
-use crate::net::listen::{ListenError, open_bound, open_steered, port_of};
+use crate::net::listen::{Binding, ListenError, open_bound, open_steered, port_of};
 
 use super::{handover::KeptName, init_link::InitLink};
 
@@ -21,6 +21,25 @@ pub(super) struct Sockets {
     domain: DomainName,
     init: InitLink,
     open: BTreeMap<Listening, OwnedFd>,
+}
+
+/// What [`Sockets::bind`] is to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BindPlan<'a> {
+    /// Everything that is to be reachable.
+    pub(super) frontends: &'a [FrontendKey],
+    /// Sockets of each.
+    pub(super) shards: u16,
+    /// Whether `steer` gives TCP connections to sockets of its own, so that only UDP frontends are bound.
+    pub(super) is_steered: bool,
+    /// Whether addresses are made local by routes.
+    pub(super) is_routed: bool,
+}
+
+impl BindPlan<'_> {
+    fn binds(&self, transport: Transport) -> bool {
+        !self.is_steered || transport == Transport::Udp
+    }
 }
 
 /// What [`Sockets::bind`] did.
@@ -62,7 +81,7 @@ impl Sockets {
             .open
             .keys()
             .copied()
-            .filter(|listening| listening.shard >= shards || matches!(listening.role, SocketRole::Bound(_)));
+            .filter(|listening| listening.shard >= shards || is_bound(listening, Transport::Tcp));
         let unwanted: Vec<Listening> = unwanted.collect();
         self.close(&unwanted);
         failures
@@ -74,17 +93,19 @@ impl Sockets {
         (find(false), find(true))
     }
 
-    /// Makes the sockets of exactly these frontends (`--kernel=off`).
-    pub(super) fn bind(&mut self, frontends: &[FrontendKey], shards: u16) -> BindOutcome {
+    /// Makes bound sockets for exactly the frontends of a plan.
+    pub(super) fn bind(&mut self, plan: &BindPlan<'_>) -> BindOutcome {
         let mut outcome = BindOutcome::default();
-        let wanted: BTreeSet<FrontendKey> = frontends.iter().copied().collect();
+        let shards = plan.shards;
+        let wanted: BTreeSet<FrontendKey> =
+            plan.frontends.iter().filter(|frontend| plan.binds(frontend.transport)).copied().collect();
         outcome.closing = self
             .open
             .keys()
             .copied()
             .filter(|listening| match listening.role {
                 SocketRole::Bound(frontend) => listening.shard >= shards || !wanted.contains(&frontend),
-                SocketRole::Steered { .. } => true,
+                SocketRole::Steered { .. } => !plan.is_steered,
             })
             .collect();
         for frontend in wanted {
@@ -96,7 +117,7 @@ impl Sockets {
             }
             // Asking for the port alone would meet our own sockets when only some are missing.
             let is_joining = missing.len() < usize::from(shards);
-            match open_bound(frontend, missing.len(), is_joining) {
+            match open_bound(frontend, missing.len(), Binding { is_joining, is_routed: plan.is_routed }) {
                 Ok(opened) => {
                     for (shard, socket) in missing.into_iter().zip(opened) {
                         let listening = Listening { shard, role };
@@ -161,4 +182,8 @@ impl Sockets {
         }
         self.open.insert(listening, socket);
     }
+}
+
+fn is_bound(listening: &Listening, transport: Transport) -> bool {
+    matches!(listening.role, SocketRole::Bound(frontend) if frontend.transport == transport)
 }

@@ -7,7 +7,7 @@ mod open;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::fd::BorrowedFd,
     path::Path,
     sync::Arc,
@@ -17,7 +17,7 @@ use tidegate_kernel::{
     ApplyFailure, AttachMode, ConnectionRow, CounterRow, Desired, Interface, Kernel, KernelError, MapFill, RateFill,
     RateState, SampleLosses, SourceUse, Verdict,
 };
-use tidegate_model::{Domain, DomainId, FrontendKey, domain::Frontends};
+use tidegate_model::{Dial, Domain, DomainId, FrontendKey, domain::Frontends};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -133,11 +133,11 @@ impl KernelTier {
     }
 
     /// Changes which addresses the domain's workers may dial. Returns what failed.
-    pub fn set_dialled(&mut self, domain: DomainId, added: &[SocketAddr], removed: &[SocketAddr]) -> Vec<String> {
+    pub fn set_dialled(&mut self, domain: DomainId, added: &[Dial], removed: &[Dial]) -> Vec<String> {
         let desired = &mut self.desired.domains.entry(domain).or_default().dialled;
         desired.extend(added);
-        for address in removed {
-            desired.remove(address);
+        for dial in removed {
+            desired.remove(dial);
         }
         self.kernel.set_dialled(domain, added, removed).iter().map(ToString::to_string).collect()
     }

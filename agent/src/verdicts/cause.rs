@@ -57,6 +57,7 @@ pub fn cause(reason: Reason) -> Cause {
         Reason::CookieSent => ("spec.admission.synCookies", "is answered in the driver with a SYN cookie"),
         Reason::BindDenied => ("", "is a bind, which workers may not do to this address"),
         Reason::SocketDenied => ("", "is a socket of a family or type that workers may not open"),
+        Reason::AnswerDenied => ("spec.sources", "is an answer to somebody who may be no client, or in another's name"),
     };
     Cause { field, words }
 }
@@ -64,12 +65,14 @@ pub fn cause(reason: Reason) -> Cause {
 /// The reasons that a hook can give, for a domain or for none.
 pub fn reasons_of(hook: Hook, is_for_domain: bool) -> impl Iterator<Item = Reason> {
     Reason::ALL.into_iter().filter(move |reason| {
-        let is_guards =
-            matches!(reason, Reason::DialAllowed | Reason::DialDenied | Reason::BindDenied | Reason::SocketDenied);
+        let is_guards = matches!(
+            reason,
+            Reason::DialAllowed | Reason::DialDenied | Reason::BindDenied | Reason::SocketDenied | Reason::AnswerDenied
+        );
         match (hook, is_for_domain) {
             // The guard of a cgroup that is not known refuses for no domain.
             (Hook::Guard, true) => is_guards,
-            (Hook::Guard, false) => is_guards && reason.is_denial(),
+            (Hook::Guard, false) => is_guards && reason.is_denial() && *reason != Reason::AnswerDenied,
             (_, false) => *reason == Reason::NotFrontend,
             (_, true) if is_guards || *reason == Reason::NotFrontend => false,
             (Hook::Admit, true) => *reason != Reason::NoWorker,

@@ -79,11 +79,14 @@ pub enum Reason {
     BindDenied = 20,
     /// A worker may not open a socket of this family or type.
     SocketDenied = 21,
+    /// A worker may not send this through the socket of a UDP frontend: to somebody who may be no client of it, or under another
+    /// source address than the frontend's.
+    AnswerDenied = 22,
 }
 
 impl Reason {
     /// All reasons in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::NotFrontend,
         Self::Admitted,
         Self::WrongInterface,
@@ -106,6 +109,7 @@ impl Reason {
         Self::CookieSent,
         Self::BindDenied,
         Self::SocketDenied,
+        Self::AnswerDenied,
     ];
 
     /// Name in metrics, samples and the CLI.
@@ -133,6 +137,7 @@ impl Reason {
             Self::CookieSent => "cookie_sent",
             Self::BindDenied => "bind_denied",
             Self::SocketDenied => "socket_denied",
+            Self::AnswerDenied => "answer_denied",
         }
     }
 

@@ -10,7 +10,7 @@ use tidegate_abi::{
 };
 
 use crate::{
-    martian::is_martian,
+    martian::{LOOPBACK_IFINDEX, is_martian},
     open::find_open_refusal,
     packet::{Bytes, Kind, Link, Network, Transport, protocol},
     rates::{Buckets, find_rate_refusal, take},
@@ -152,6 +152,52 @@ pub fn judge_dial(
     let Some(&domain) = domain else { return Verdict { domain: 0, reason: Reason::DialDenied } };
     let key = DialledKey { addr: *destination, domain, port, transport: protocol, pad: 0 };
     Verdict { domain, reason: if tables.has_dialled(&key) { Reason::DialAllowed } else { Reason::DialDenied } }
+}
+
+/// Verdict on a datagram that a worker sends to an address of its choice (`guard`): as for what it dials, and only as coming
+/// from where its socket is bound to, since a sender may name another address of the node (`IP_PKTINFO`).
+#[inline(always)]
+pub fn judge_datagram(tables: &impl Tables, domain: Option<&u32>, datagram: &Datagram<'_>) -> Verdict {
+    if datagram.claimed != datagram.bound {
+        let domain = if let Some(&domain) = domain { domain } else { 0 };
+        return Verdict { domain, reason: Reason::DialDenied };
+    }
+    judge_dial(tables, domain, datagram.to, datagram.to_port, protocol::UDP)
+}
+
+/// Verdict on a datagram that a worker sends through a socket that it has not made (`borrowed`). Where the socket is that of a
+/// frontend of its domain, the datagram is an answer: it may go wherever the domain lets a client be, from the frontend's own
+/// address. Any other socket dials.
+#[inline(always)]
+pub fn judge_answer(tables: &impl Tables, domain: Option<&u32>, datagram: &Datagram<'_>) -> Verdict {
+    let Some(&number) = domain else { return Verdict { domain: 0, reason: Reason::DialDenied } };
+    let key = FrontendKey { addr: *datagram.bound, port: datagram.bound_port, transport: protocol::UDP, pad: 0 };
+    if !tables.find_frontend(&key).is_some_and(|&owner| owner == number) {
+        return judge_datagram(tables, domain, datagram);
+    }
+    let loopback = InterfaceKey { ifindex: LOOPBACK_IFINDEX, domain: number, vlan: 0, inner_vlan: 0 };
+    // A client on the node itself has an address of the node's; there is one only where the domain names loopback.
+    let ifindex = if tables.has_interface(&loopback) { LOOPBACK_IFINDEX } else { 0 };
+    let client = Ingress { ifindex, vlan: 0, inner_vlan: 0 };
+    let is_allowed = datagram.claimed == datagram.bound
+        && !is_martian(tables, datagram.to, Some(&client), false)
+        && find_list_refusal(tables, tables.find_policy(number), datagram.to, true).is_none();
+    Verdict { domain: number, reason: if is_allowed { Reason::DialAllowed } else { Reason::AnswerDenied } }
+}
+
+/// A datagram as a worker sends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Address that its socket is bound to; unspecified when it is not bound.
+    pub bound: &'a Address,
+    /// Port that its socket is bound to.
+    pub bound_port: u16,
+    /// Source address that it is to carry; unspecified leaves it to the route.
+    pub claimed: &'a Address,
+    /// Destination.
+    pub to: &'a Address,
+    /// Port of the destination.
+    pub to_port: u16,
 }
 
 /// Where a connection goes to.
@@ -304,6 +350,17 @@ fn find_refusal(
     if is_martian(tables, saddr, ingress, !needs_allowed) {
         return Some(Reason::Martian);
     }
+    find_list_refusal(tables, policy, saddr, needs_allowed)
+}
+
+/// What a domain's lists of sources say.
+#[inline(always)]
+fn find_list_refusal(
+    tables: &impl Tables,
+    policy: Option<&Policy>,
+    saddr: &Address,
+    needs_allowed: bool,
+) -> Option<Reason> {
     let Some(policy) = policy else { return Some(Reason::DomainUnknown) };
     let found = if policy.sources == 0 { 0 } else { tables.find_source(policy.sources, saddr) };
     if found & DENIED != 0 {
@@ -357,7 +414,8 @@ mod tests {
     use super::*;
     use crate::rates::{SharedDomain, SharedSet};
 
-    /// One domain that allows everything, and one address that it may dial. Of connections it lets one in, when limited.
+    /// One domain on loopback that allows everything, and one address that it may dial. Of connections it lets one in, when
+    /// limited.
     #[derive(Default)]
     struct Open {
         buckets: SharedDomain,
@@ -366,6 +424,10 @@ mod tests {
         policy: Policy,
         open: u32,
         open_total: u32,
+        found: u32,
+        /// Whether loopback is none of its NICs.
+        is_remote: bool,
+        dials_udp: bool,
     }
 
     const DOMAIN: u32 = 7;
@@ -382,7 +444,7 @@ mod tests {
         }
 
         fn has_interface(&self, key: &InterfaceKey) -> bool {
-            key.ifindex == 1 && key.domain == DOMAIN
+            key.ifindex == LOOPBACK_IFINDEX && key.domain == DOMAIN && !self.is_remote
         }
 
         fn find_policy(&self, domain: u32) -> Option<&Policy> {
@@ -390,11 +452,12 @@ mod tests {
         }
 
         fn find_source(&self, _sources: u32, _addr: &Address) -> u32 {
-            0
+            self.found
         }
 
         fn has_dialled(&self, key: &DialledKey) -> bool {
-            (key.domain, key.port, key.transport) == (DOMAIN, 8080, protocol::TCP)
+            let transport = if self.dials_udp { protocol::UDP } else { protocol::TCP };
+            (key.domain, key.port, key.transport) == (DOMAIN, 8080, transport)
         }
 
         fn count_open(&self, source: &SourceKey) -> u32 {
@@ -531,6 +594,67 @@ mod tests {
         assert_eq!(judge(&tables, 22, Some(2)), Verdict::NOT_FRONTEND);
         let nowhere = Open { owner: None, frontend: Some(DOMAIN), ..Open::default() };
         assert_eq!(judge(&nowhere, 443, Some(1)), Verdict::NOT_FRONTEND);
+    }
+
+    const CLIENT: Address = [5; 16];
+
+    /// A datagram from a socket bound to the frontend, to a client, with what the test changes of it.
+    fn answer<'a>(tables: &Open, domain: u32, change: impl FnOnce(&mut Datagram<'a>)) -> Reason {
+        let mut datagram = Datagram { bound: &ADDR, bound_port: 443, claimed: &ADDR, to: &CLIENT, to_port: 9 };
+        change(&mut datagram);
+        judge_answer(tables, Some(&domain), &datagram).reason
+    }
+
+    #[test]
+    fn a_frontends_socket_answers_from_its_own_address_and_nobody_elses() {
+        const UNSPECIFIED: Address = [0; 16];
+        const OTHER: Address = [8; 16];
+        let tables = Open { frontend: Some(DOMAIN), is_remote: true, ..Open::default() };
+        assert_eq!(answer(&tables, DOMAIN, |_| ()), Reason::DialAllowed);
+        assert_eq!(answer(&tables, DOMAIN, |datagram| datagram.claimed = &OTHER), Reason::AnswerDenied);
+        assert_eq!(answer(&tables, DOMAIN, |datagram| datagram.claimed = &UNSPECIFIED), Reason::AnswerDenied);
+        // Of another domain, of none, or a port that is no frontend (any more).
+        assert_eq!(answer(&tables, DOMAIN + 1, |_| ()), Reason::DialDenied);
+        assert_eq!(answer(&Open::default(), DOMAIN, |_| ()), Reason::DialDenied);
+        assert_eq!(answer(&tables, DOMAIN, |datagram| datagram.bound_port = 444), Reason::DialDenied);
+        let datagram = Datagram { bound: &ADDR, bound_port: 443, claimed: &ADDR, to: &CLIENT, to_port: 9 };
+        assert_eq!(judge_answer(&tables, None, &datagram), Verdict { domain: 0, reason: Reason::DialDenied });
+    }
+
+    #[test]
+    fn answers_go_where_clients_may_be() {
+        const MULTICAST: Address = [0xff; 16];
+        let mut loopback = [0; 16];
+        loopback[15] = 1;
+        let tables = Open { frontend: Some(DOMAIN), is_remote: true, ..Open::default() };
+        for martian in [&MULTICAST, &loopback] {
+            assert_eq!(answer(&tables, DOMAIN, |datagram| datagram.to = martian), Reason::AnswerDenied);
+        }
+        let owned = Open { owner: Some(AddressOwner { domain: DOMAIN, flags: 0 }), ..tables };
+        assert_eq!(answer(&owned, DOMAIN, |_| ()), Reason::AnswerDenied, "an address of a frontend is no client's");
+        let lists = Policy { sources: 1, ..Policy::default() };
+        let denied = Open { frontend: Some(DOMAIN), policy: lists, found: DENIED, is_remote: true, ..Open::default() };
+        assert_eq!(answer(&denied, DOMAIN, |_| ()), Reason::AnswerDenied);
+        let closed = Policy { flags: Policy::CLOSED, ..lists };
+        let closed = |found| Open { frontend: Some(DOMAIN), policy: closed, found, is_remote: true, ..Open::default() };
+        assert_eq!(answer(&closed(0), DOMAIN, |_| ()), Reason::AnswerDenied);
+        assert_eq!(answer(&closed(ALLOWED), DOMAIN, |_| ()), Reason::DialAllowed);
+        let at_home = Open { frontend: Some(DOMAIN), ..Open::default() };
+        assert_eq!(answer(&at_home, DOMAIN, |datagram| datagram.to = &loopback), Reason::DialAllowed);
+        assert_eq!(answer(&at_home, DOMAIN, |datagram| datagram.to = &MULTICAST), Reason::AnswerDenied);
+    }
+
+    #[test]
+    fn a_datagram_of_a_workers_own_socket_goes_to_endpoints_under_no_borrowed_name() {
+        const UNSPECIFIED: Address = [0; 16];
+        let tables = Open { dials_udp: true, ..Open::default() };
+        let send = |claimed: &Address, to_port| {
+            let datagram = Datagram { bound: &UNSPECIFIED, bound_port: 0, claimed, to: &ADDR, to_port };
+            judge_datagram(&tables, Some(&DOMAIN), &datagram).reason
+        };
+        assert_eq!(send(&UNSPECIFIED, 8080), Reason::DialAllowed);
+        assert_eq!(send(&UNSPECIFIED, 8081), Reason::DialDenied);
+        assert_eq!(send(&ADDR, 8080), Reason::DialDenied);
     }
 
     #[test]

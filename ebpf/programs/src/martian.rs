@@ -8,7 +8,7 @@ use tidegate_abi::{Address, address::to_v4};
 use crate::decide::{Ingress, Tables};
 
 /// The loopback interface of every network namespace (`LOOPBACK_IFINDEX` of net/flow.h, since Linux 3.7).
-const LOOPBACK_IFINDEX: u32 = 1;
+pub(crate) const LOOPBACK_IFINDEX: u32 = 1;
 
 /// What an address says about itself as a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

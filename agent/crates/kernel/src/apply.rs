@@ -17,7 +17,7 @@ use tidegate_abi::{
     address::to_ip,
     map::{self, counter_index, name, socket_index},
 };
-use tidegate_model::DomainId;
+use tidegate_model::{Dial, DomainId};
 
 use crate::{
     Kernel, KernelError,
@@ -112,15 +112,15 @@ impl Kernel {
         Ok(report)
     }
 
-    /// Adds and removes TCP addresses that a domain's workers may dial; costs as much as the change. Connections that are open
+    /// Adds and removes addresses that a domain's workers may dial; costs as much as the change. Connections that are open
     /// stay open.
-    pub fn set_dialled(&mut self, domain: DomainId, added: &[SocketAddr], removed: &[SocketAddr]) -> Vec<ApplyFailure> {
+    pub fn set_dialled(&mut self, domain: DomainId, added: &[Dial], removed: &[Dial]) -> Vec<ApplyFailure> {
         let mut report = AppliedReport::default();
-        for addr in removed.iter().filter(|addr| !added.contains(addr)) {
-            self.remove_dialled_key(dialled_key(domain, addr), &mut report);
+        for dial in removed.iter().filter(|dial| !added.contains(dial)) {
+            self.remove_dialled_key(dialled_key(domain, dial), &mut report);
         }
-        for addr in added {
-            self.put_dialled_key(dialled_key(domain, addr), &mut report);
+        for dial in added {
+            self.put_dialled_key(dialled_key(domain, dial), &mut report);
         }
         report.failures
     }
@@ -405,7 +405,7 @@ impl Kernel {
         let wanted: BTreeSet<_> = desired
             .domains
             .iter()
-            .flat_map(|(&domain, wanted)| wanted.dialled.iter().map(move |addr| dialled_key(domain, addr)))
+            .flat_map(|(&domain, wanted)| wanted.dialled.iter().map(move |dial| dialled_key(domain, dial)))
             .collect();
         let gone: Vec<_> = self.applied.dialled.difference(&wanted).copied().collect();
         let new: Vec<_> = wanted.difference(&self.applied.dialled).copied().collect();
@@ -427,7 +427,7 @@ impl Kernel {
                 report.written += 1;
             }
             Err(error) => {
-                let subject = format!("endpoint {}", SocketAddr::new(to_ip(&key.addr), key.port));
+                let subject = format!("endpoint {}", name_of(&key.addr, key.port, key.transport));
                 fail(report, key.domain, subject, explain_write(name::DIALLED, map::MAX_DIALLED, &error));
             }
         }
@@ -443,7 +443,7 @@ impl Kernel {
                 report.removed += 1;
             }
             Err(error) => {
-                let subject = format!("removed endpoint {}", SocketAddr::new(to_ip(&key.addr), key.port));
+                let subject = format!("removed endpoint {}", name_of(&key.addr, key.port, key.transport));
                 fail(report, key.domain, subject, explain_write(name::DIALLED, map::MAX_DIALLED, &error));
             }
         }
@@ -465,6 +465,10 @@ impl Kernel {
 }
 
 fn frontend_name(key: &tidegate_abi::FrontendKey) -> String {
-    let transport = if key.transport == tidegate_abi::Transport::Udp as u8 { "UDP" } else { "TCP" };
-    format!("{}/{transport}", SocketAddr::new(to_ip(&key.addr), key.port))
+    name_of(&key.addr, key.port, key.transport)
+}
+
+fn name_of(addr: &tidegate_abi::Address, port: u16, transport: u8) -> String {
+    let transport = if transport == tidegate_abi::Transport::Udp as u8 { "UDP" } else { "TCP" };
+    format!("{}/{transport}", SocketAddr::new(to_ip(addr), port))
 }

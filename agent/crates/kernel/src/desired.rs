@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::SocketAddr,
 };
 
-use tidegate_model::{Admission, DomainId, domain::Frontends};
+use tidegate_model::{Admission, Dial, DomainId, domain::Frontends};
 
 /// Everything that the kernel must enforce on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +23,8 @@ pub struct DomainDesired {
     pub admission: Admission,
     /// Its addresses and frontends.
     pub frontends: Frontends,
-    /// TCP addresses that its workers may dial.
-    pub dialled: BTreeSet<SocketAddr>,
+    /// Addresses that its workers may dial.
+    pub dialled: BTreeSet<Dial>,
 }
 
 /// A NIC, or a VLAN on it.

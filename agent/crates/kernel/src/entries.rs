@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
 };
 
 use tidegate_abi::{Address, AddressOwner, DialledKey, FrontendKey, InterfaceKey, Policy, Transport, address::from_ip};
@@ -25,21 +25,19 @@ pub(crate) struct Entries {
 
 /// Key of a frontend.
 pub(crate) fn frontend_key(key: &model::FrontendKey) -> FrontendKey {
-    let transport = match key.transport {
-        model::Transport::Tcp => Transport::Tcp,
-        model::Transport::Udp => Transport::Udp,
-    };
-    FrontendKey { addr: from_ip(key.addr), port: key.port, transport: transport as u8, pad: 0 }
+    FrontendKey { addr: from_ip(key.addr), port: key.port, transport: number(key.transport), pad: 0 }
 }
 
-/// Key of a TCP address that a domain's workers may dial.
-pub(crate) fn dialled_key(domain: DomainId, addr: &SocketAddr) -> DialledKey {
-    DialledKey {
-        addr: from_ip(addr.ip()),
-        domain: domain.0,
-        port: addr.port(),
-        transport: Transport::Tcp as u8,
-        pad: 0,
+/// Key of an address that a domain's workers may dial.
+pub(crate) fn dialled_key(domain: DomainId, dial: &model::Dial) -> DialledKey {
+    let model::Dial { transport, addr } = dial;
+    DialledKey { addr: from_ip(addr.ip()), domain: domain.0, port: addr.port(), transport: number(*transport), pad: 0 }
+}
+
+fn number(transport: model::Transport) -> u8 {
+    match transport {
+        model::Transport::Tcp => Transport::Tcp as u8,
+        model::Transport::Udp => Transport::Udp as u8,
     }
 }
 
@@ -126,6 +124,8 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tidegate_model::domain::Frontends;
 
     use super::*;

@@ -65,6 +65,8 @@ programs! {
     BorrowedBind6, "borrowed_bind6", Bind6;
     BorrowedConnect4, "borrowed_connect4", Connect4;
     BorrowedConnect6, "borrowed_connect6", Connect6;
+    BorrowedSendmsg4, "borrowed_sendmsg4", Sendmsg4;
+    BorrowedSendmsg6, "borrowed_sendmsg6", Sendmsg6;
 }
 
 impl ProgramName {
@@ -80,8 +82,14 @@ impl ProgramName {
     ];
 
     /// The programs on the cgroup in which the agent makes sockets for workers.
-    pub(crate) const BORROWED: [Self; 4] =
-        [Self::BorrowedBind4, Self::BorrowedBind6, Self::BorrowedConnect4, Self::BorrowedConnect6];
+    pub(crate) const BORROWED: [Self; 6] = [
+        Self::BorrowedBind4,
+        Self::BorrowedBind6,
+        Self::BorrowedConnect4,
+        Self::BorrowedConnect6,
+        Self::BorrowedSendmsg4,
+        Self::BorrowedSendmsg6,
+    ];
 
     /// The program with this name.
     pub(crate) fn parse(text: &str) -> Option<Self> {

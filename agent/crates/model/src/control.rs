@@ -101,7 +101,8 @@ pub enum SocketRole {
         /// Address family: IPv6 or IPv4.
         is_v6: bool,
     },
-    /// One frontend (`--kernel=off`).
+    /// One frontend: every one with `--kernel=off`, and those of UDP in any case, since `steer` cannot choose the source port
+    /// of an answer.
     Bound(FrontendKey),
 }
 

@@ -1,6 +1,11 @@
 //! Names and numbers that identify things, each a type of its own so that one cannot be passed for another.
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,7 +89,34 @@ pub struct FrontendKey {
 
 impl fmt::Display for FrontendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", std::net::SocketAddr::new(self.addr, self.port), self.transport)
+        write!(f, "{}/{}", SocketAddr::new(self.addr, self.port), self.transport)
+    }
+}
+
+/// An address that a worker dials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dial {
+    /// Transport protocol.
+    pub transport: Transport,
+    /// Where to.
+    pub addr: SocketAddr,
+}
+
+impl Dial {
+    /// A TCP address.
+    pub fn tcp(addr: SocketAddr) -> Self {
+        Self { transport: Transport::Tcp, addr }
+    }
+
+    /// A UDP address.
+    pub fn udp(addr: SocketAddr) -> Self {
+        Self { transport: Transport::Udp, addr }
+    }
+}
+
+impl fmt::Display for Dial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.transport)
     }
 }
 

@@ -18,7 +18,7 @@ pub mod sources;
 pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
 pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SourceBits, SynCookies};
 pub use forward::Forward;
-pub use id::{DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
+pub use id::{Dial, DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
 pub use listener::{Certificate, CertificateKey, Listener, ListenerKey, ListenerTls, Protocol, TlsMode};
 pub use resource::{Change, Delta, Key, Model, Resource};
 pub use rule::{

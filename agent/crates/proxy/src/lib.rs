@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod balance;
 pub mod certificates;
+pub mod datagram;
 pub mod decide;
 pub mod downstream;
 pub mod error;

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     access_log::LogBuffer,
     balance::Prng,
+    datagram::Datagrams,
     http::{
         h1::write::Writer,
         head::{RequestHead, ResponseHead},
@@ -35,6 +36,15 @@ pub struct Scratch {
     pub writer: Writer,
 }
 
+/// How much a shard serves at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Clients: connections, and sessions of UDP.
+    pub clients: usize,
+    /// Sessions of UDP.
+    pub sessions: usize,
+}
+
 /// A shard.
 #[derive(Debug)]
 pub struct Shard {
@@ -50,20 +60,23 @@ pub struct Shard {
     pub log: LogBuffer,
     /// Connections of clients.
     pub connections: Connections,
+    /// UDP.
+    pub datagrams: Datagrams,
     #[expect(clippy::vec_box, reason = "it moves between tasks for each request, as a pointer")]
     scratch: RefCell<Vec<Box<Scratch>>>,
 }
 
 impl Shard {
-    /// A shard that serves nothing yet and at most `connection_limit` clients at once.
-    pub fn new(tables: Tables, log: LogBuffer, connection_limit: usize) -> Rc<Self> {
+    /// A shard that serves nothing yet and at most so many clients at once.
+    pub fn new(tables: Tables, log: LogBuffer, limits: Limits) -> Rc<Self> {
         Rc::new(Self {
             stats: tables.stats.clone(),
             tables: RefCell::new(tables),
             pool: Rc::default(),
             random: RefCell::new(Prng::from_entropy()),
             log,
-            connections: Connections { limit: connection_limit, ..Connections::default() },
+            connections: Connections { limit: limits.clients, ..Connections::default() },
+            datagrams: Datagrams::new(limits.sessions),
             scratch: RefCell::default(),
         })
     }
@@ -124,7 +137,27 @@ impl Connections {
         Some(ConnectionGuard { shard: shard.clone(), slot })
     }
 
-    /// Number of connections open.
+    /// Takes the place of a connection for something else that serves a client, until it is dropped; `None` when there are
+    /// too many.
+    pub fn hold(shard: &Rc<Shard>) -> Option<Place> {
+        let connections = &shard.connections;
+        if connections.count.get() >= connections.limit {
+            return None;
+        }
+        connections.count.set(connections.count.get() + 1);
+        Some(Place(shard.clone()))
+    }
+
+    /// Gives a place back; who waits for the last one hears of it.
+    fn leave(&self) {
+        self.count.set(self.count.get() - 1);
+        let drained = if self.is_empty() { self.wakers.borrow_mut().drained.take() } else { None };
+        if let Some(waker) = drained {
+            waker.wake();
+        }
+    }
+
+    /// Number of connections open, and of places held.
     pub fn len(&self) -> usize {
         self.count.get()
     }
@@ -177,16 +210,22 @@ impl Drop for ConnectionGuard {
             // The panic ends this connection's task alone; the runtime catches it.
             self.shard.stats.connections.refused.increment("panic");
         }
-        connections.count.set(connections.count.get() - 1);
         self.shard.stats.connections.active.decrement();
         let mut wakers = connections.wakers.borrow_mut();
         wakers.slots[self.slot] = None;
         wakers.free.push(self.slot);
-        let drained = if connections.is_empty() { wakers.drained.take() } else { None };
         drop(wakers);
-        if let Some(waker) = drained {
-            waker.wake();
-        }
+        connections.leave();
+    }
+}
+
+/// A place among the connections that no connection has.
+#[derive(Debug)]
+pub struct Place(Rc<Shard>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.leave();
     }
 }
 
@@ -198,7 +237,11 @@ mod tests {
     #[test]
     fn a_panic_ends_its_own_connection_and_is_counted() {
         let (log, _) = access_log::start_writer(std::io::sink()).unwrap();
-        let shard = Shard::new(Tables::new(TlsContext::new().unwrap()), LogBuffer::new(log), 1);
+        let shard = Shard::new(
+            Tables::new(TlsContext::new().unwrap()),
+            LogBuffer::new(log),
+            Limits { clients: 1, sessions: 1 },
+        );
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let guard = Connections::enter(&shard).unwrap();

@@ -36,6 +36,13 @@ pub const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// TLS and HTTP/2 handshakes with an endpoint.
 pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(5);
 
+/// A UDP session without a datagram in either direction. Twice what common resolvers and games wait for; QUIC's usual idle
+/// timeout of 30 s fits in (RFC 9000 section 10.1.2 tells of NATs that forget sooner).
+pub const DATAGRAM_IDLE: Duration = Duration::from_secs(60);
+
+/// How often idle UDP sessions are looked for.
+pub const DATAGRAM_SWEEP: Duration = Duration::from_secs(1);
+
 /// An upstream connection without a request: below the 60 to 75 s after which common servers close theirs.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
 

@@ -1,10 +1,12 @@
-//! The access log: one JSON object a line for each request and each forwarded connection, on standard output.
+//! The access log: one JSON object a line for each request, each forwarded connection and each UDP session, on standard
+//! output.
 //!
 //! A shard formats into a buffer of its own and hands full buffers to one writer thread. When that falls behind, lines are
 //! dropped and counted; a request never waits for its log line. Switched off it costs one test of a flag.
 
 mod forward;
 mod line;
+mod session;
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,6 +20,7 @@ use std::{
 
 pub use forward::ForwardLine;
 pub use line::Line;
+pub use session::SessionLine;
 use tidegate_model::control::Settings;
 
 /// A shard's buffer is handed over at this size, in bytes, or when it is [`FLUSH_EVERY`] old.
@@ -96,6 +99,11 @@ impl LogBuffer {
 
     /// Writes a line about a connection.
     pub fn push_forward(&self, line: &ForwardLine<'_>) {
+        self.write(|labels, out| line.render(labels, out));
+    }
+
+    /// Writes a line about a UDP session.
+    pub fn push_session(&self, line: &SessionLine<'_>) {
         self.write(|labels, out| line.render(labels, out));
     }
 

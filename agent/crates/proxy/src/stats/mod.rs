@@ -14,8 +14,8 @@ use std::{
 };
 
 pub use snapshot::{
-    ConnectionCounts, ForwardCounts, HistogramCounts, ReasonCounts, RequestCounts, RequestLabels, Snapshot,
-    UpstreamCounts,
+    ConnectionCounts, DatagramCounts, ForwardCounts, HistogramCounts, ReasonCounts, RequestCounts, RequestLabels,
+    Snapshot, UpstreamCounts,
 };
 
 /// Upper bounds of the buckets for durations, in nanoseconds: 0.5 ms, the time of a request to a near backend, up to
@@ -117,6 +117,10 @@ pub struct ForwardStats {
     pub received_bytes: Counter,
     /// Bytes to clients, as they came.
     pub sent_bytes: Counter,
+    /// Datagrams from clients, whatever became of them.
+    pub received_datagrams: Counter,
+    /// Datagrams to clients.
+    pub sent_datagrams: Counter,
 }
 
 /// What happened towards one backend.
@@ -155,11 +159,22 @@ pub struct ConnectionStats {
     pub protocol_errors: Reasons,
 }
 
+/// What happened to UDP, whatever the route.
+#[derive(Debug, Default)]
+pub struct DatagramStats {
+    /// Datagrams that did not go on, by reason.
+    pub dropped: Reasons,
+    /// Sessions that ended, by reason.
+    pub ended: Reasons,
+}
+
 /// Everything of a shard that belongs to no rule and no backend.
 #[derive(Debug, Default)]
 pub struct ShardStats {
     /// Connections of clients.
     pub connections: ConnectionStats,
+    /// UDP.
+    pub datagrams: DatagramStats,
     /// Requests that reached no listener.
     pub unrouted: Rc<RuleStats>,
     /// Answers that the proxy gave itself, by reason.

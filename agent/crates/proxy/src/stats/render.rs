@@ -8,7 +8,8 @@ use tidegate_model::RuleKind;
 use super::{DURATION_BOUNDS_NS, HistogramCounts, RequestLabels, Snapshot, snapshot::ReasonCounts};
 
 /// Label names that families use themselves; a domain's label of such a name gets [`OWN_LABEL_PREFIX`] before it.
-const RESERVED: [&str; 9] = ["gateway", "kind", "route", "rule", "status", "le", "backend", "state", "reason"];
+const RESERVED: [&str; 10] =
+    ["gateway", "kind", "route", "rule", "status", "le", "backend", "state", "reason", "direction"];
 const OWN_LABEL_PREFIX: &str = "domain_";
 
 const CLASSES: [&str; super::STATUS_CLASSES] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -23,6 +24,7 @@ impl Snapshot {
         let mut page = Page { domain: domain_labels(labels), text: String::new() };
         self.render_requests(&mut page);
         self.render_forwards(&mut page);
+        self.render_datagrams(&mut page);
         self.render_connections(&mut page);
         self.render_upstreams(&mut page);
         page.text
@@ -77,6 +79,26 @@ impl Snapshot {
             "tidegate_forward_failures_total",
             "Connections and sessions not forwarded or broken off, by reason.",
             failures,
+        );
+    }
+
+    fn render_datagrams(&self, page: &mut Page) {
+        let seen = self.forwards.iter().filter(|(_, counts)| counts.received_datagrams > 0);
+        let series = seen.flat_map(|(labels, counts)| {
+            let labels = request_labels(labels);
+            [("received", counts.received_datagrams), ("sent", counts.sent_datagrams)]
+                .map(|(direction, count)| (format!("{labels},{}", label("direction", direction)), count))
+        });
+        page.counter("tidegate_forward_datagrams_total", "Datagrams from clients and to them.", series);
+        page.counter(
+            "tidegate_datagrams_dropped_total",
+            "Datagrams that did not go on, by reason.",
+            reason_series("", &self.datagrams.dropped),
+        );
+        page.counter(
+            "tidegate_datagram_sessions_ended_total",
+            "UDP sessions that ended, by reason.",
+            reason_series("", &self.datagrams.ended),
         );
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use tidegate_model::{BackendKey, ObjectName, RuleKey};
 
 use super::{
-    ConnectionStats, DURATION_BOUNDS_NS, ForwardStats, Histogram, Reasons, RuleStats, STATUS_CLASSES, UpstreamStats,
+    ConnectionStats, DURATION_BOUNDS_NS, DatagramStats, ForwardStats, Histogram, Reasons, RuleStats, STATUS_CLASSES,
+    UpstreamStats,
 };
 
 /// What requests are told apart by.
@@ -55,6 +56,10 @@ pub struct ForwardCounts {
     pub received_bytes: u64,
     /// See [`ForwardStats::sent_bytes`].
     pub sent_bytes: u64,
+    /// See [`ForwardStats::received_datagrams`].
+    pub received_datagrams: u64,
+    /// See [`ForwardStats::sent_datagrams`].
+    pub sent_datagrams: u64,
 }
 
 /// Counts of a backend.
@@ -97,6 +102,15 @@ pub struct ConnectionCounts {
     pub protocol_errors: ReasonCounts,
 }
 
+/// Counts of UDP, whatever the route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatagramCounts {
+    /// See [`DatagramStats::dropped`].
+    pub dropped: ReasonCounts,
+    /// See [`DatagramStats::ended`].
+    pub ended: ReasonCounts,
+}
+
 /// All counters of one or more shards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -108,6 +122,8 @@ pub struct Snapshot {
     pub upstreams: BTreeMap<BackendKey, UpstreamCounts>,
     /// Connections.
     pub connections: ConnectionCounts,
+    /// UDP.
+    pub datagrams: DatagramCounts,
     /// Answers of the proxy itself.
     pub local_responses: ReasonCounts,
     /// Lines of the access log dropped because its writer fell behind.
@@ -129,6 +145,7 @@ impl Snapshot {
             self.upstreams.entry(key).or_default().add(counts);
         }
         self.connections.add(other.connections);
+        self.datagrams.add(other.datagrams);
         add_reasons(&mut self.local_responses, other.local_responses);
         self.log_lines_dropped += other.log_lines_dropped;
         self.rules = self.rules.max(other.rules);
@@ -162,6 +179,21 @@ impl ForwardCounts {
         add_reasons(&mut self.failures, other.failures);
         self.received_bytes += other.received_bytes;
         self.sent_bytes += other.sent_bytes;
+        self.received_datagrams += other.received_datagrams;
+        self.sent_datagrams += other.sent_datagrams;
+    }
+}
+
+impl DatagramCounts {
+    fn add(&mut self, other: Self) {
+        add_reasons(&mut self.dropped, other.dropped);
+        add_reasons(&mut self.ended, other.ended);
+    }
+}
+
+impl From<&DatagramStats> for DatagramCounts {
+    fn from(stats: &DatagramStats) -> Self {
+        Self { dropped: reason_counts(&stats.dropped), ended: reason_counts(&stats.ended) }
     }
 }
 
@@ -215,6 +247,8 @@ impl From<&ForwardStats> for ForwardCounts {
             failures: reason_counts(&stats.failures),
             received_bytes: stats.received_bytes.count(),
             sent_bytes: stats.sent_bytes.count(),
+            received_datagrams: stats.received_datagrams.count(),
+            sent_datagrams: stats.sent_datagrams.count(),
         }
     }
 }

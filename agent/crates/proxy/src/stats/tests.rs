@@ -31,12 +31,16 @@ fn snapshot() -> Snapshot {
     forward.active.increment();
     forward.failures.increment("no_backend");
     forward.received_bytes.add(11);
+    forward.received_datagrams.add(2);
+    shard.datagrams.dropped.increment("no_endpoint");
+    shard.datagrams.ended.increment("idle");
     let backend = BackendKey::Service { name: ObjectName::new("shop", "b\"\\\n"), port: 80 };
     Snapshot {
         requests: [(rule("a"), (&stats).into()), (rule("quiet"), RequestCounts::default())].into(),
         forwards: [(rule("f"), (&forward).into())].into(),
         upstreams: [(backend, UpstreamCounts { ready_endpoints: 2, ..(&upstream).into() })].into(),
         connections: (&shard.connections).into(),
+        datagrams: (&shard.datagrams).into(),
         local_responses: snapshot::reason_counts(&shard.local_responses),
         log_lines_dropped: 0,
         rules: 5,
@@ -139,6 +143,10 @@ fn the_page_is_valid_and_says_what_was_counted() {
     assert_eq!(find(&series, "tidegate_forwards_total", &forward), Some(4.0));
     assert_eq!(find(&series, "tidegate_forwards_active", &forward), Some(1.0));
     assert_eq!(find(&series, "tidegate_forward_failures_total", &[forward[0], ("reason", "no_backend")]), Some(1.0));
+    let direction = |name| find(&series, "tidegate_forward_datagrams_total", &[forward[0], ("direction", name)]);
+    assert_eq!([direction("received"), direction("sent")], [Some(2.0), Some(0.0)]);
+    assert_eq!(find(&series, "tidegate_datagrams_dropped_total", &[("reason", "no_endpoint")]), Some(1.0));
+    assert_eq!(find(&series, "tidegate_datagram_sessions_ended_total", &[("reason", "idle")]), Some(1.0));
     let backend = ("backend", "Service/shop/b\"\\\n:80");
     assert_eq!(find(&series, "tidegate_upstream_requests_total", &[backend]), Some(7.0));
     assert_eq!(find(&series, "tidegate_upstream_failures_total", &[backend, ("reason", "reset")]), Some(1.0));
@@ -154,6 +162,8 @@ fn shards_add_up() {
     let requests = &sum.requests[&rule("a")];
     assert_eq!((requests.responses[2], requests.durations.buckets[0], requests.sent_bytes), (4, 2, 2010));
     assert_eq!((sum.connections.opened, sum.connections.refused["not_a_frontend"], sum.rules), (6, 2, 5));
+    assert_eq!((sum.datagrams.dropped["no_endpoint"], sum.datagrams.ended["idle"]), (2, 2));
+    assert_eq!(sum.forwards.values().next().unwrap().received_datagrams, 4);
     let upstream = sum.upstreams.values().next().unwrap();
     assert_eq!((upstream.requests, upstream.ready_endpoints), (14, 2));
     parse(&sum.render(&BTreeMap::new()));

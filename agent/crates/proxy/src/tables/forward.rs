@@ -41,6 +41,12 @@ impl CompiledForward {
         Some(&self.targets[self.weights.choose()?])
     }
 
+    /// Whether anything is to be sent to a backend.
+    pub fn sends_to(&self, backend: &Rc<BackendState>) -> bool {
+        let is_meant = |target: &Target| matches!(target, Target::Backend(other) if Rc::ptr_eq(other, backend));
+        self.targets.iter().zip(&self.source.backends).any(|(target, source)| source.weight > 0 && is_meant(target))
+    }
+
     /// The older first, then by `namespace/name`.
     fn compare(&self, other: &Self) -> Ordering {
         self.source.created.cmp(&other.source.created).then_with(|| compare_keys(&self.key, &other.key))

@@ -6,6 +6,7 @@
 
 mod candidates;
 mod conditions;
+mod datagrams;
 mod forward;
 mod hosts;
 mod listener;
@@ -35,7 +36,7 @@ pub use listener::{Frontend, ListenerState, Opening, Routes};
 pub use normal_path::{NormalPath, normal_path};
 pub use rule::{CompiledBackend, CompiledRule, Target};
 
-use self::{candidates::Candidate, rule::CompiledMatch};
+use self::{candidates::Candidate, datagrams::DatagramFrontends, rule::CompiledMatch};
 use crate::{
     balance::BackendState,
     certificates::{TlsContext, UsableCertificate},
@@ -61,6 +62,7 @@ pub struct Tables {
     unmatched: HashMap<ObjectName, Rc<RuleStats>>,
     rules: HashMap<RuleKey, RuleEntry>,
     forwards: HashMap<RuleKey, ForwardEntry>,
+    datagrams: DatagramFrontends,
     backends: HashMap<BackendKey, BackendEntry>,
     certificates: HashMap<CertificateKey, CertificateEntry>,
 }
@@ -111,6 +113,7 @@ impl Tables {
             unmatched: HashMap::default(),
             rules: HashMap::default(),
             forwards: HashMap::default(),
+            datagrams: DatagramFrontends::default(),
             backends: HashMap::default(),
             certificates: HashMap::default(),
         }
@@ -149,6 +152,7 @@ impl Tables {
         let mut snapshot = Snapshot {
             connections: (&self.stats.connections).into(),
             local_responses: self.stats.local_responses.counts().into_iter().collect(),
+            datagrams: (&self.stats.datagrams).into(),
             rules: (self.rules.len() + self.forwards.len()) as u64,
             ..Snapshot::default()
         };
@@ -295,6 +299,7 @@ impl Tables {
         for address in addresses(&listener) {
             self.frontends.entry(address).or_default().push(listener.clone());
         }
+        self.datagrams.push(&listener);
         if let Some(old) = self.listeners.insert(key.clone(), listener) {
             self.remove_from_frontends(&old);
         }
@@ -312,6 +317,7 @@ impl Tables {
     }
 
     fn remove_from_frontends(&mut self, listener: &Rc<ListenerState>) {
+        self.datagrams.remove(listener);
         for address in addresses(listener) {
             if let Some(frontend) = self.frontends.get_mut(&address) {
                 frontend.remove(listener);

@@ -36,7 +36,7 @@ pub struct CompiledBackend {
 }
 
 /// What a `backendRef` leads to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Target {
     /// A backend.
     Backend(Rc<BackendState>),

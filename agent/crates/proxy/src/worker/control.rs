@@ -147,7 +147,7 @@ impl Control {
                 continue;
             }
             if let SocketRole::Steered { transport: tidegate_model::Transport::Udp, .. } = socket.role {
-                tracing::error!("no listener of this version receives UDP: the socket is closed");
+                tracing::error!("UDP frontends have sockets of their own: the socket is closed");
                 continue;
             }
             self.listening.insert(socket);

@@ -54,11 +54,11 @@ pub fn run_worker(config: WorkerConfig) -> Result<(), WorkerError> {
     let tls = crate::certificates::TlsContext::new()?;
     let (log, writer) = crate::access_log::start_writer(std::io::stdout()).map_err(WorkerError::Thread)?;
     let count = config.shards.max(1);
-    let limit = shard::connection_limit(file_limit, count);
+    let limits = shard::limits(file_limit, count);
     let shards = (0..count)
         .map(|index| {
             let core = config.cores.get(usize::from(index) % config.cores.len().max(1)).copied();
-            shard::start(shard::Start { index, core, tls: tls.clone(), log: log.clone(), limit })
+            shard::start(shard::Start { index, core, tls: tls.clone(), log: log.clone(), limits })
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(WorkerError::Thread)?;

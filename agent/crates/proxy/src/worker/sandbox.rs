@@ -87,7 +87,8 @@ fn check_capabilities(status: &str) -> Result<(), SandboxError> {
 }
 
 /// System calls that serving needs, whatever their arguments: of the standard library, tokio, rustls with aws-lc-rs, and
-/// glibc's allocator and threads. Not among them: execve, ptrace, mount, bpf, open for writing, bind, listen.
+/// glibc's allocator and threads. Not among them: execve, ptrace, mount, bpf, open for writing, bind, listen; and sendmsg, whose
+/// control messages name source addresses and routes.
 const ALLOWED: &[i64] = &[
     // Sockets that exist, and the event loop.
     libc::SYS_accept4,
@@ -108,9 +109,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_readv,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
     libc::SYS_sendto,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_write,
     libc::SYS_writev,
@@ -159,9 +158,19 @@ fn filter() -> Result<BpfProgram, SandboxError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
     #[cfg(target_arch = "x86_64")]
     rules.extend([libc::SYS_epoll_wait, libc::SYS_poll, libc::SYS_arch_prctl].map(|call| (call, Vec::new())));
-    // New sockets: streams of the internet families only (a connection to an endpoint); no raw, packet or netlink socket.
-    let families = [libc::AF_INET, libc::AF_INET6];
-    rules.insert(libc::SYS_socket, families.map(stream_socket).into_iter().collect::<Result<_, _>>()?);
+    // New sockets: streams and datagrams of the internet families only (towards an endpoint); no raw, packet or netlink socket.
+    let mut sockets = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            sockets.push(internet_socket(family, kind)?);
+        }
+    }
+    rules.insert(libc::SYS_socket, sockets);
+    // Options of sockets and of TCP. Those of IP and UDP route packets around what the guard judges (source routes, segment
+    // routing), or add source addresses, groups and encapsulations; serving needs none of them.
+    let level = |level: i32| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, level as u64)?]);
+    let levels = [libc::SOL_SOCKET, libc::IPPROTO_TCP].map(level);
+    rules.insert(libc::SYS_setsockopt, levels.into_iter().collect::<Result<_, _>>()?);
     // A pair connected to nobody else: tokio's signal driver makes one where that feature is on (the agent's half needs it).
     let pair = SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?])?;
     rules.insert(libc::SYS_socketpair, vec![pair]);
@@ -185,11 +194,11 @@ fn filter() -> Result<BpfProgram, SandboxError> {
     Ok(SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)?.try_into()?)
 }
 
-fn stream_socket(family: i32) -> Result<SeccompRule, seccompiler::BackendError> {
-    let kind = (!(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) & 0xffff_ffff_u32 as i32) as u32;
+fn internet_socket(family: i32, kind: i32) -> Result<SeccompRule, seccompiler::BackendError> {
+    let flags = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
     SeccompRule::new(vec![
         condition(0, SeccompCmpOp::Eq, family as u64)?,
-        condition(1, SeccompCmpOp::MaskedEq(u64::from(kind)), libc::SOCK_STREAM as u64)?,
+        condition(1, SeccompCmpOp::MaskedEq(u64::from(!flags)), kind as u64)?,
     ])
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tidegate_model::{
-    Delta,
+    Delta, FrontendKey, Transport,
     control::{Settings, SocketRole},
 };
 use tokio::{
@@ -25,8 +25,9 @@ use super::sys;
 use crate::{
     access_log::{self, LogBuffer, LogSender},
     certificates::TlsContext,
+    datagram::{self, FrontendSocket},
     downstream::accept,
-    shard::Shard,
+    shard::{Limits, Shard},
     stats::Snapshot,
     tables::{Failures, Tables},
     timeouts,
@@ -73,13 +74,16 @@ pub struct Start {
     pub tls: TlsContext,
     /// The access log's writer.
     pub log: LogSender,
-    /// Clients at once.
-    pub limit: usize,
+    /// How much it serves at once.
+    pub limits: Limits,
 }
 
-/// Clients that one shard of a worker serves at once.
-pub fn connection_limit(files: usize, shards: u16) -> usize {
-    (files / 100 * CLIENT_SHARE / usize::from(shards)).max(1)
+/// How much one shard of a worker serves at once, by the worker's limit of open files.
+pub fn limits(files: usize, shards: u16) -> Limits {
+    Limits {
+        clients: (files / 100 * CLIENT_SHARE / usize::from(shards)).max(1),
+        sessions: datagram::session_limit(files, shards),
+    }
 }
 
 /// Starts a shard's thread.
@@ -95,7 +99,7 @@ pub fn start(start: Start) -> io::Result<ShardHandle> {
         {
             tracing::warn!(shard = start.index, core, %error, "shard is not pinned");
         }
-        let shard = Shard::new(Tables::new(start.tls), LogBuffer::new(start.log), start.limit);
+        let shard = Shard::new(Tables::new(start.tls), LogBuffer::new(start.log), start.limits);
         LocalSet::new().block_on(&runtime, run(shard, receiver));
     })?;
     Ok(ShardHandle { commands, thread })
@@ -118,6 +122,9 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
             Command::Unlisten(role) => {
                 if let Some(task) = listening.remove(&role) {
                     stop(task).await;
+                    if let SocketRole::Bound(key) = role {
+                        shard.datagrams.close(&shard, key);
+                    }
                 }
             }
             Command::Apply(delta, answer) => {
@@ -126,8 +133,13 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
                 let _ = answer.send(failures);
             }
             Command::Scrape(answer) => {
-                let counts = shard.tables.borrow().snapshot();
-                let _ = answer.send(Snapshot { log_lines_dropped: shard.log.dropped(), ..counts });
+                let mut counts = shard.tables.borrow().snapshot();
+                counts.log_lines_dropped = shard.log.dropped();
+                let overrun = shard.datagrams.count_overrun();
+                if overrun > 0 {
+                    counts.datagrams.dropped.insert("receive_queue", overrun);
+                }
+                let _ = answer.send(counts);
             }
             Command::Drain(limit) => {
                 for (_, task) in listening.drain() {
@@ -140,17 +152,23 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
     }
     housekeeping.abort();
     shard.pool.clear();
+    shard.datagrams.clear(&shard);
     shard.log.flush();
 }
 
 fn listen(shard: &Rc<Shard>, role: SocketRole, socket: OwnedFd) -> io::Result<JoinHandle<()>> {
+    if let SocketRole::Bound(key @ FrontendKey { transport: Transport::Udp, .. }) = role {
+        let frontend = FrontendSocket::new(key, socket)?;
+        shard.datagrams.open(frontend.clone());
+        return Ok(tokio::task::spawn_local(datagram::frontend::run(shard.clone(), frontend)));
+    }
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     Ok(tokio::task::spawn_local(accept::run(shard.clone(), listener, role)))
 }
 
-/// Ends an accept loop; its socket is closed when this returns.
+/// Ends a loop that accepts or receives; the socket of one that accepts is closed when this returns.
 async fn stop(task: JoinHandle<()>) {
     task.abort();
     // Aborted is what it is meant to be.
@@ -160,6 +178,7 @@ async fn stop(task: JoinHandle<()>) {
 /// Waits for the connections to end; those that take longer end with the thread.
 async fn drain(shard: &Rc<Shard>, limit: Duration) {
     shard.connections.drain();
+    shard.datagrams.drain();
     let ended = std::future::poll_fn(|cx| shard.connections.poll_empty(cx));
     if tokio::time::timeout_at(Instant::now() + limit, ended).await.is_err() {
         tracing::info!(connections = shard.connections.len(), "drain took too long: connections are closed");
@@ -169,11 +188,14 @@ async fn drain(shard: &Rc<Shard>, limit: Duration) {
 async fn keep_house(shard: Rc<Shard>) {
     let mut sweep = interval(timeouts::UPSTREAM_SWEEP);
     let mut flush = interval(access_log::FLUSH_EVERY);
+    let mut sessions = interval(timeouts::DATAGRAM_SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    sessions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = sweep.tick() => shard.pool.sweep(),
+            _ = sessions.tick() => shard.datagrams.sweep(&shard, std::time::Instant::now()),
             _ = flush.tick(), if shard.log.is_on() => shard.log.flush(),
         }
     }

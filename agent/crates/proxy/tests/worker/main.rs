@@ -1,6 +1,7 @@
 //! A whole worker over real sockets on loopback: what clients send, what endpoints get, and what goes wrong between them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod datagrams;
 mod external_auth;
 mod faults;
 mod http1;

@@ -6,7 +6,7 @@ pub(crate) mod model;
 
 use std::{
     io::{IoSlice, IoSliceMut},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -62,6 +62,19 @@ impl Worker {
         let key = FrontendKey { addr: addr.ip(), port: addr.port(), transport: Transport::Tcp };
         let mut sockets = vec![first];
         sockets.extend((1..self.shards).map(|_| bind(addr)));
+        let named = (0..self.shards).map(|shard| Listening { shard, role: SocketRole::Bound(key) }).collect();
+        let descriptors: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        self.send(&ToWorker::Listen { sockets: named }, &descriptors);
+        addr
+    }
+
+    /// A new UDP frontend on loopback, received on by every shard.
+    pub(crate) fn listen_udp(&mut self) -> SocketAddr {
+        let first = bind_udp("127.0.0.1:0".parse().unwrap());
+        let addr = first.local_addr().unwrap();
+        let key = FrontendKey { addr: addr.ip(), port: addr.port(), transport: Transport::Udp };
+        let mut sockets = vec![first];
+        sockets.extend((1..self.shards).map(|_| bind_udp(addr)));
         let named = (0..self.shards).map(|shard| Listening { shard, role: SocketRole::Bound(key) }).collect();
         let descriptors: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         self.send(&ToWorker::Listen { sockets: named }, &descriptors);
@@ -138,6 +151,13 @@ impl Worker {
             }
         }
     }
+}
+
+fn bind_udp(addr: SocketAddr) -> UdpSocket {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::DGRAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.into()
 }
 
 fn bind(addr: SocketAddr) -> TcpListener {

@@ -18,6 +18,8 @@ mod containment;
 #[cfg(test)]
 mod dashboards;
 #[cfg(test)]
+mod datagrams;
+#[cfg(test)]
 mod endpoints;
 #[cfg(test)]
 mod explain;

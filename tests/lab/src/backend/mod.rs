@@ -1,5 +1,6 @@
 //! Backends: real servers whose answers tell what reached them, and scripted ones that misbehave on purpose.
 
+mod datagrams;
 mod echo;
 mod scripted;
 mod tls;
@@ -26,6 +27,7 @@ use tokio::{
 };
 
 pub use self::{
+    datagrams::{DatagramBackend, LONGEST_DATAGRAM},
     scripted::{Script, ScriptedBackend},
     tls::TlsEcho,
 };

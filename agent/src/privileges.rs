@@ -7,14 +7,11 @@ use crate::options::KernelOption;
 
 /// Capabilities of an agent that runs as root.
 pub fn agent_capabilities(kernel: KernelOption) -> Vec<Capability> {
-    // NET_ADMIN: local routes, XDP and cgroup attachment. BPF, PERFMON: loading programs that follow kernel pointers.
-    let mut kept = vec![Capability::CAP_NET_ADMIN];
+    // NET_ADMIN: local routes, XDP and cgroup attachment. NET_BIND_SERVICE: UDP frontends below port 1024, and without the
+    // kernel tier those of TCP. BPF, PERFMON: loading programs that follow kernel pointers.
+    let mut kept = vec![Capability::CAP_NET_ADMIN, Capability::CAP_NET_BIND_SERVICE];
     if kernel != KernelOption::Off {
         kept.extend([Capability::CAP_BPF, Capability::CAP_PERFMON]);
-    }
-    if kernel != KernelOption::Require {
-        // Bound sockets below port 1024. With the kernel tier no socket is bound to a frontend.
-        kept.push(Capability::CAP_NET_BIND_SERVICE);
     }
     kept
 }

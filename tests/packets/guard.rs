@@ -366,7 +366,7 @@ fn a_socket_from_the_agent_takes_a_worker_nowhere_else() {
 }
 
 /// Gives the node the addresses of both domains, and ways to strangers and to those that are denied.
-fn own_addresses() {
+pub(crate) fn own_addresses() {
     for addr in ["203.0.113.1/32", "10.20.1.1/32", "2001:db8:1::1/128 nodad", "fd00:20::1/128 nodad"] {
         let family = if addr.contains(':') { "-6" } else { "-4" };
         ip(&format!("{family} addr add {addr} dev lo"));

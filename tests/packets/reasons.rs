@@ -12,7 +12,7 @@ use std::{
 };
 
 use tidegate_kernel::{Desired, Hook, Interface, Reason, probe};
-use tidegate_model::{Admission, DomainId, RateLimit, SynCookies};
+use tidegate_model::{Admission, Dial, DomainId, RateLimit, SynCookies};
 
 use crate::{
     bed::{
@@ -20,7 +20,7 @@ use crate::{
         index_of, ip, on_bed,
     },
     frame::{ICMP, Link, TCP, V4, icmp, tcp},
-    guard::{Cgroup, assert_dials},
+    guard::{Cgroup, assert_dials, own_addresses, own_cgroup},
     open::try_connect,
     sys::{delete_element, send_frame},
     wire::{make_internet, on_the_internet},
@@ -67,7 +67,10 @@ const GIVEN: [(Hook, &[Reason]); 3] = [
             Reason::OpenDomain,
         ],
     ),
-    (Hook::Guard, &[Reason::DialAllowed, Reason::DialDenied, Reason::BindDenied, Reason::SocketDenied]),
+    (
+        Hook::Guard,
+        &[Reason::DialAllowed, Reason::DialDenied, Reason::BindDenied, Reason::SocketDenied, Reason::AnswerDenied],
+    ),
 ];
 const SOON: Duration = Duration::from_secs(10);
 const NOBODY: DomainId = DomainId(0);
@@ -264,9 +267,11 @@ fn every_reason_of_guard_is_provoked_by_a_call_of_a_worker() {
     on_bed(|bed| {
         let own = TcpListener::bind("127.0.0.1:0").expect("binding");
         let addr = own.local_addr().expect("an address");
-        assert!(bed.kernel.set_dialled(PUBLIC, &[addr], &[]).is_empty());
+        assert!(bed.kernel.set_dialled(PUBLIC, &[Dial::tcp(addr)], &[]).is_empty());
+        own_addresses();
         let cgroup = Cgroup::new(bed, "public");
         bed.kernel.watch_cgroup(PUBLIC, &cgroup.0).expect("guarding");
+        bed.kernel.watch_borrowed(&own_cgroup(bed)).expect("guarding");
         let elsewhere = SocketAddr::new(addr.ip(), addr.port() ^ 1);
         let mut guard = Provoked::of(Hook::Guard);
         for (reason, kind, addr) in [
@@ -274,6 +279,7 @@ fn every_reason_of_guard_is_provoked_by_a_call_of_a_worker() {
             (Reason::DialDenied, "tcp", elsewhere),
             (Reason::BindDenied, "bind", elsewhere),
             (Reason::SocketDenied, "raw", elsewhere),
+            (Reason::AnswerDenied, "answer", SocketAddr::new(DENIED_V4.into(), 4000)),
         ] {
             let dial = || assert_dials(&cgroup, &[(kind, addr, reason == Reason::DialAllowed)]);
             guard.expect(bed, PUBLIC, reason, 1, |_| dial());

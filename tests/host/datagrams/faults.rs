@@ -1,6 +1,6 @@
 //! Endpoints, workers and agents that die, and ports that are taken.
 
-use std::net::UdpSocket;
+use std::{net::UdpSocket, time::Duration};
 
 use nix::sys::signal::Signal;
 use tidegate_lab::{
@@ -11,6 +11,9 @@ use tidegate_lab::{
 
 use super::{DNS, PORT, SESSIONS, SESSIONS_ENDED, Scene, gateway, metric, service, wait_metric};
 use crate::world::SOON;
+
+/// Longest wait for what an agent does when it starts, as for it to become ready.
+const START: Duration = Duration::from_secs(30);
 
 #[test]
 fn an_endpoint_that_is_not_there_is_counted_and_left_with_the_next_datagram() {
@@ -86,7 +89,7 @@ fn a_port_that_another_program_has_is_named_and_taken_when_it_is_free() {
     // As a name server of the node's own does.
     let other = scene.lab.gateway.call(|| UdpSocket::bind(("0.0.0.0", PORT))).unwrap();
     let agent = Agent::launch(&scene.lab, tidegate_lab::AgentOptions::default()).unwrap();
-    wait_until("the failure to be named", SOON, || {
+    wait_until("the failure to be named", START, || {
         agent.log().contains(&format!("{DNS}:{PORT}/UDP is in use by another program")).then_some(())
     })
     .unwrap();

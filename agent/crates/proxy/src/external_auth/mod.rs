@@ -30,7 +30,9 @@ use crate::{
         known::Known,
     },
     net::timer::Timer,
-    session, timeouts,
+    session,
+    tables::normal_path,
+    timeouts,
     upstream::{
         forward::{Forward, Reply, Trace, discard},
         pool::Pool,
@@ -128,7 +130,8 @@ impl ExternalAuth {
                 (http_head(question.head, path_prefix, request_headers, kept.len()), kept)
             }
             ExternalAuthProtocol::Grpc { request_headers } => {
-                let frame = check(question, request_headers, size, &kept).encode();
+                let target = target_of(question.head);
+                let frame = check(question, &target, request_headers, (size, &kept)).encode();
                 (grpc_head(&backend.key, frame.len()), Bytes::from(frame))
             }
         };
@@ -221,15 +224,20 @@ async fn read_all(body: &mut Body, limit: usize, timer: &mut Timer) -> Result<Op
     .await
 }
 
+/// Path and query that are judged: in the form that the rule was found by. A server that does not resolve dot segments or
+/// escapes would else judge another path than the one that is served.
+fn target_of(request: &RequestHead) -> String {
+    let path = normal_path(request.path());
+    match request.query() {
+        Some(query) => format!("{}?{query}", path.text),
+        None => path.text.into_owned(),
+    }
+}
+
 /// The question over HTTP: method, host, path and credentials of the request, and the fields that are allowed beside them.
 fn http_head(request: &RequestHead, path_prefix: &str, allowed: &[Arc<str>], body_len: usize) -> RequestHead {
     let mut head = RequestHead::new(request.method.clone());
-    let target = request.target();
-    head.fill_target(&match target.starts_with('/') {
-        true => format!("{path_prefix}{target}"),
-        // `OPTIONS *` is about no path.
-        false => format!("{path_prefix}/"),
-    });
+    head.fill_target(&format!("{path_prefix}{}", target_of(request)));
     head.fill_host(request.host(), request.port());
     for field in request.headers.iter() {
         let is_allowed = |name: &Arc<str>| name.as_bytes().eq_ignore_ascii_case(field.name);
@@ -289,7 +297,12 @@ fn copied(headers: &Headers, allowed: &[Arc<str>]) -> Vec<Write> {
     writes
 }
 
-fn check<'a>(question: Question<'a>, allowed: &[Arc<str>], size: Option<u64>, body: &'a [u8]) -> Check<'a> {
+fn check<'a>(
+    question: Question<'a>,
+    target: &'a str,
+    allowed: &[Arc<str>],
+    (size, body): (Option<u64>, &'a [u8]),
+) -> Check<'a> {
     let Question { client, head, .. } = question;
     let mut headers = BTreeMap::<Vec<u8>, Vec<u8>>::new();
     for field in head.headers.iter() {
@@ -313,7 +326,7 @@ fn check<'a>(question: Question<'a>, allowed: &[Arc<str>], size: Option<u64>, bo
         for (name, value) in [
             (":authority", host),
             (":method", head.method.as_str().as_bytes()),
-            (":path", head.target().as_bytes()),
+            (":path", target.as_bytes()),
             (":scheme", scheme.as_bytes()),
         ] {
             headers.insert(name.into(), value.to_vec());
@@ -324,7 +337,7 @@ fn check<'a>(question: Question<'a>, allowed: &[Arc<str>], size: Option<u64>, bo
         destination: client.facts.local,
         time: session::now(),
         method: head.method.as_str(),
-        path: head.target(),
+        path: target,
         host,
         scheme,
         protocol: head.version.as_str(),

@@ -44,6 +44,19 @@ fn the_question_over_http_has_what_is_always_sent_and_what_is_allowed() {
 }
 
 #[test]
+fn the_path_that_is_judged_is_the_one_that_rules_are_found_by() {
+    for (sent, judged) in [
+        ("/open/../admin?x=../y", "/check/admin?x=../y"),
+        ("/open/%2e%2e/%61dmin", "/check/admin"),
+        ("/a%2Fb", "/check/a%2Fb"),
+    ] {
+        let mut head = request();
+        head.fill_target(sent);
+        assert_eq!(http_head(&head, "/check", &[], 0).target(), judged);
+    }
+}
+
+#[test]
 fn fields_of_the_answer_replace_those_of_the_request() {
     let mut answer = Headers::default();
     for (name, value) in [
@@ -82,11 +95,12 @@ fn the_question_in_grpc_joins_fields_and_says_who_asks() {
     let head = request();
     let pool = Rc::new(Pool::default());
     let question = Question { pool: &pool, client: &client, head: &head, deadline: None };
-    let all = check(question, &[], Some(99), b"");
+    let target = target_of(&head);
+    let all = check(question, &target, &[], (Some(99), b""));
     assert_eq!((all.method, all.path, all.scheme, all.protocol), ("PUT", "/a/b?c=d", "http", "HTTP/1.1"));
     assert_eq!(all.headers[&b"x-a"[..]], b"1,2");
     assert_eq!(all.headers[&b":authority"[..]], b"shop.example:8080");
-    let some = check(question, &names(&["x-b"]), None, b"");
+    let some = check(question, &target, &names(&["x-b"]), (None, b""));
     assert_eq!(some.headers, [(b"x-b".to_vec(), b"3".to_vec())].into());
 }
 

@@ -20,12 +20,17 @@ fn to_value(resource: &Resource) -> Value {
             "key": key.to_string(),
             "value": { "names": certificate.names, "notAfter": certificate.not_after, "chain": certificate.chain.len() },
         }),
+        Resource::CaBundle(key, bundle) => json!({
+            "kind": "CaBundle",
+            "key": key.to_string(),
+            "value": { "authorities": bundle.authorities.len() },
+        }),
         Resource::Backend(key, backend) => json!({
             "kind": "Backend",
             "key": key.to_string(),
             "value": {
                 "protocol": backend.protocol,
-                "tls": backend.tls.as_ref().map(|tls| json!({ "serverName": tls.server_name, "authorities": tls.authorities.len() })),
+                "tls": backend.tls,
             },
         }),
         Resource::Endpoints(key, endpoints) => {

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use http::Method;
-use tidegate_model::{BackendTarget, ListenerKey, Model, Rule};
+use tidegate_model::{BackendTarget, ListenerKey, Model, Resource, Rule, Trust};
 use tidegate_proxy::{
     balance::Prng,
-    certificates::TlsContext,
+    certificates::{TlsContext, load_system_authorities},
     decide::{ConnectionFacts, Decision, LocalResponse, decide as decide_request},
     http::head::RequestHead,
     tables::{CompiledRule, ListenerState, Tables},
@@ -31,6 +31,11 @@ pub(super) fn decide(model: &Model, question: &Question, asked: &RequestQuestion
             let step = Step::new("request", format!("cannot be decided: no random numbers ({error})")).denial();
             return (vec![step], RequestAnswer { status: None, backend: None });
         }
+    };
+    let needs_system = |resource: &Resource| matches!(resource, Resource::Backend(_, backend) if backend.tls.as_ref().is_some_and(|tls| tls.trust == Trust::System));
+    let tls = match model.resources().any(needs_system) {
+        true => tls.with_system_authorities(&load_system_authorities()),
+        false => tls,
     };
     let mut tables = Tables::new(tls);
     // What a worker cannot use is in its own report (`tidegate status`).

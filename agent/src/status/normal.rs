@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tidegate_gateway_api::{GATEWAY_GROUP, Kind, condition};
 
 /// Types of conditions that this controller sets. Others set other types on the same objects.
-const OWN_CONDITIONS: [&str; 7] = [
+const OWN_CONDITIONS: [&str; 8] = [
     condition::ACCEPTED,
     condition::PROGRAMMED,
     condition::RESOLVED_REFS,
@@ -18,6 +18,7 @@ const OWN_CONDITIONS: [&str; 7] = [
     condition::SUPPORTED_VERSION,
     condition::PARTIALLY_INVALID,
     condition::ENFORCED,
+    condition::INSECURE_FRONTEND_VALIDATION_MODE,
 ];
 
 /// How the status of a kind is shared with other controllers.

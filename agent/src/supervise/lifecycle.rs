@@ -228,6 +228,7 @@ impl DomainTask {
 fn describe(key: &Key) -> String {
     match key {
         Key::Certificate(key) => format!("Secret/{key}"),
+        Key::CaBundle(key) => key.to_string(),
         Key::Backend(key) => key.to_string(),
         Key::Endpoints(key) => format!("endpoints of {key}"),
         Key::Listener(key) => format!("listener {key}"),

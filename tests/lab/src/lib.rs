@@ -22,7 +22,7 @@ pub mod wait;
 
 pub use self::{
     agent::{Agent, AgentOptions},
-    backend::{Backend, DatagramBackend, Script, ScriptedBackend, TlsEcho},
+    backend::{Backend, DatagramBackend, Script, ScriptedBackend, SecureBackend, TlsEcho},
     certificate::Authority,
     client::{Failure, Reply, Request, Session, Target},
     flood::{Flood, FloodPlan, Pattern},

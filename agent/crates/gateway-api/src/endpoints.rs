@@ -22,8 +22,17 @@ use crate::{
 /// Label of an EndpointSlice that names its Service.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
-/// How to speak to a backend that may be used, as far as its own object says. `None`: whatever the routes speak.
-pub(crate) type ReadBackend = Result<Option<BackendProtocol>, Problem>;
+/// How to speak to a backend that may be used, as far as its own object says.
+pub(crate) type ReadBackend = Result<Speech, Problem>;
+
+/// How to speak to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Speech {
+    /// `None`: whatever the routes speak.
+    pub(crate) protocol: Option<BackendProtocol>,
+    /// Whether it is TLS by its own account: clear text is then no way to speak to it.
+    pub(crate) is_tls: bool,
+}
 
 /// Checks that a port of a Service can be a backend of requests.
 pub(crate) fn read_service(
@@ -33,7 +42,7 @@ pub(crate) fn read_service(
     service: Option<&Service>,
 ) -> ReadBackend {
     let found = check_service(name, port, transport, service)?;
-    found.app_protocol.as_deref().map_or(Ok(None), |protocol| {
+    found.app_protocol.as_deref().map_or(Ok(Speech::default()), |protocol| {
         read_app_protocol(protocol)
             .ok_or_else(|| unsupported_protocol(&format!("Service/{name} port {port}"), protocol))
     })
@@ -79,23 +88,24 @@ fn unsupported_protocol(place: &str, protocol: &str) -> Problem {
     Problem::new(
         "UnsupportedProtocol",
         format!(
-            "{place}: appProtocol {protocol:?} is not served: use http, kubernetes.io/h2c, kubernetes.io/ws or none"
+            "{place}: appProtocol {protocol:?} is not served: use http, https, kubernetes.io/h2c, kubernetes.io/ws, kubernetes.io/wss or none"
         ),
     )
 }
 
-/// `Some(None)` for a protocol that leaves the choice open.
-#[expect(clippy::option_option, reason = "not served, served, and served with a choice are three answers")]
-fn read_app_protocol(protocol: &str) -> Option<Option<BackendProtocol>> {
-    match protocol {
-        "" | "tcp" => Some(None),
-        "http" | "kubernetes.io/ws" | "gateway.envoyproxy.io/ws" => Some(Some(BackendProtocol::Http1)),
+/// `None` for a protocol that is not served. Names of the service-name registry have no case (RFC 6335 section 5.1).
+fn read_app_protocol(protocol: &str) -> Option<Speech> {
+    let (protocol, is_tls) = match protocol.to_ascii_lowercase().as_str() {
+        "" | "tcp" => (None, false),
+        "https" => (None, true),
+        "http" | "kubernetes.io/ws" | "gateway.envoyproxy.io/ws" => (Some(BackendProtocol::Http1), false),
+        "kubernetes.io/wss" => (Some(BackendProtocol::Http1), true),
         "kubernetes.io/h2c" | "gateway.envoyproxy.io/h2c" | "h2c" | "http2" | "grpc" => {
-            Some(Some(BackendProtocol::Http2))
+            (Some(BackendProtocol::Http2), false)
         }
-        // `https` and `kubernetes.io/wss` are TLS to the backend: not served yet, and not sent in clear instead.
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some(Speech { protocol, is_tls })
 }
 
 /// Protocol of a port that names none.
@@ -109,7 +119,7 @@ fn is_transport(protocol: Option<&str>, transport: Transport) -> bool {
 }
 
 /// The port of a Service, of the transport wanted if there is one.
-fn find_port(service: &Service, port: u16, transport: Transport) -> Option<&ServicePort> {
+pub(crate) fn find_port(service: &Service, port: u16, transport: Transport) -> Option<&ServicePort> {
     let ports = service.spec.as_ref()?.ports.as_ref()?;
     // A port number may occur for TCP and for UDP.
     let mut same = ports.iter().filter(|found| found.port == i32::from(port));
@@ -172,7 +182,7 @@ pub(crate) fn judge_slice(slice: &EndpointSlice) -> Vec<Condition> {
 /// Checks that a `Backend` object can be a backend of requests.
 pub(crate) fn read_backend(name: &ObjectName, backend: Option<&api::Backend>) -> ReadBackend {
     let protocols = check_backend(name, backend)?.spec.app_protocols.as_deref().unwrap_or_default();
-    let Some(first) = protocols.first() else { return Ok(None) };
+    let Some(first) = protocols.first() else { return Ok(Speech::default()) };
     protocols
         .iter()
         .find_map(|protocol| read_app_protocol(protocol))

@@ -7,12 +7,11 @@ use tidegate_model::{DomainName, ListenerKey, ObjectName};
 use crate::{
     addresses::Families,
     attach::ParentView,
+    client_validation::ClientValidations,
     conflicts::find_conflicts,
-    generated::{
-        common::SecretObjectReference,
-        gateway::{Gateway, GatewaySpec},
-    },
-    listener::{ListenerDraft, read_listeners, refuse_client_validation},
+    gateway_references::GatewayReferences,
+    generated::gateway::{Gateway, GatewaySpec},
+    listener::{ListenerDraft, read_listeners},
     namespaces::AllowedNamespaces,
     object::created_at,
     status::{Condition, Conditions, ListenerStatus, ObjectStatus, Problem, condition},
@@ -47,18 +46,26 @@ pub(crate) struct GatewayDraft {
     pub(crate) listeners: Vec<ListenerDraft>,
     /// Whose ListenerSets it takes.
     pub(crate) allowed_sets: AllowedNamespaces,
+    /// What it asks of clients.
+    pub(crate) client_validations: ClientValidations,
+    /// Secret with the certificate that backends are shown, or why the reference leads to none.
+    pub(crate) client_certificate: Option<Result<ObjectName, Problem>>,
     unenforced: Vec<String>,
 }
 
-/// Reads a Gateway. `find_secret_name` gets the field and the reference.
-pub(crate) fn read_gateway(
-    gateway: &Gateway,
-    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
-) -> GatewayDraft {
+/// Field of the certificate that backends are shown.
+pub(crate) const CLIENT_CERTIFICATE: &str = "spec.tls.backend.clientCertificateRef";
+
+/// Reads a Gateway. `references` says what its references lead to.
+pub(crate) fn read_gateway(gateway: &Gateway, references: &mut GatewayReferences<'_>) -> GatewayDraft {
     let spec = &gateway.spec;
     let mut unenforced = find_unenforced(spec);
-    let mut listeners = read_listeners(&spec.listeners, find_secret_name, &mut unenforced);
-    refuse_client_validation(spec, &mut listeners);
+    let mut listeners = read_listeners(&spec.listeners, references, &mut unenforced);
+    let client_validations = ClientValidations::read(spec, references);
+    client_validations.demand(&mut listeners);
+    let shown = spec.tls.as_ref().and_then(|tls| tls.backend.as_ref()?.client_certificate_ref.as_ref());
+    let client_certificate =
+        shown.map(|reference| references.find_secret(CLIENT_CERTIFICATE, reference, "InvalidClientCertificateRef"));
     find_conflicts(&mut listeners);
     let (allowed_sets, sets_problem) = AllowedNamespaces::read_for_sets(spec.allowed_listeners.as_ref());
     unenforced.extend(sets_problem.map(|problem| problem.message));
@@ -80,15 +87,14 @@ pub(crate) fn read_gateway(
         wish,
         listeners,
         allowed_sets,
+        client_validations,
+        client_certificate,
         unenforced,
     }
 }
 
 fn find_unenforced(spec: &GatewaySpec) -> Vec<String> {
     let mut fields = Vec::new();
-    if spec.tls.as_ref().is_some_and(|tls| tls.backend.is_some()) {
-        fields.push("spec.tls.backend is not enforced yet: no certificate is shown to backends".to_owned());
-    }
     if spec.default_scope.is_some() {
         fields.push("spec.defaultScope is not enforced yet: name the Gateway in the routes' parentRefs".to_owned());
     }
@@ -160,6 +166,8 @@ pub(crate) struct GatewayState {
     /// Whether the addresses are the domain's alone.
     pub(crate) owns_addresses: bool,
     pub(crate) view: Arc<ParentView>,
+    /// What is wrong with the certificate that backends are shown.
+    pub(crate) identity_problem: Option<Problem>,
     /// What each listener came to, in the order of `draft.listeners`.
     pub(crate) outcomes: Vec<ListenerOutcome>,
     /// The ListenerSets that it takes, in the order of precedence.
@@ -171,7 +179,9 @@ pub(crate) struct GatewayState {
 pub(crate) struct ListenerOutcome {
     /// A listener of another Gateway that has its address, port and host name.
     pub(crate) lost: Option<Problem>,
-    /// What is wrong with its certificates.
+    /// Why it cannot be served by what it refers to.
+    pub(crate) rejection: Option<Problem>,
+    /// What is wrong with its certificates and authorities.
     pub(crate) refs_problem: Option<Problem>,
     /// Whether something could be served with it, given an address.
     pub(crate) is_usable: bool,
@@ -216,7 +226,9 @@ impl GatewayState {
         let pairs = drafts.iter().zip(&self.outcomes);
         let faulty: BTreeSet<_> =
             pairs.filter(|(draft, outcome)| outcome.is_faulty(draft)).map(|(draft, _)| &*draft.name).collect();
-        let has_valid = sets.attached > 0 || drafts.iter().any(ListenerDraft::is_valid);
+        let mut pairs = drafts.iter().zip(&self.outcomes);
+        let has_valid =
+            sets.attached > 0 || pairs.any(|(draft, outcome)| draft.is_valid() && outcome.rejection.is_none());
         let served = sets.served + self.outcomes.iter().filter(|outcome| outcome.is_served).count();
         let named = faulty.iter().copied().collect::<Vec<_>>().join(", ");
         match self.rejection() {
@@ -244,6 +256,15 @@ impl GatewayState {
                 self.push_programmed(&mut conditions, served, reason);
             }
         }
+        conditions.judge(condition::RESOLVED_REFS, "ResolvedRefs", self.refs_problem().as_ref());
+        if self.draft.client_validations.is_insecure() {
+            conditions.push(
+                condition::INSECURE_FRONTEND_VALIDATION_MODE,
+                true,
+                "ConfigurationChanged",
+                "spec.tls.frontend: AllowInsecureFallback lets in clients without a valid certificate",
+            );
+        }
         conditions.enforced(&self.draft.unenforced);
         ObjectStatus {
             conditions: conditions.into_list(),
@@ -252,6 +273,22 @@ impl GatewayState {
             attached_listener_sets: Some(if self.rejection().is_none() { sets.attached } else { 0 }),
             parents: Vec::new(),
         }
+    }
+
+    /// What is wrong with references of the Gateway itself, else which listeners have such faults.
+    fn refs_problem(&self) -> Option<Problem> {
+        let faulty = self
+            .draft
+            .listeners
+            .iter()
+            .zip(&self.outcomes)
+            .filter(|(draft, outcome)| draft.kinds_problem.is_some() || outcome.refs_problem.is_some());
+        let names: BTreeSet<_> = faulty.map(|(draft, _)| &*draft.name).collect();
+        let of_listeners = || {
+            let names = names.iter().copied().collect::<Vec<_>>().join(", ");
+            Problem::new("ListenersNotResolved", format!("listeners with faults: {names}: see their conditions"))
+        };
+        self.identity_problem.clone().or_else(|| (!names.is_empty()).then(of_listeners))
     }
 
     /// Says whether an accepted object with so many served listeners is programmed. `no_address` is the reason when the
@@ -296,7 +333,7 @@ fn listener_conditions(
 ) -> Vec<Condition> {
     let mut conditions = Conditions::new(generation);
     let conflict = draft.conflict.as_ref().or(outcome.lost.as_ref());
-    let rejection = conflict.or(draft.rejection.as_ref());
+    let rejection = conflict.or(draft.rejection.as_ref()).or(outcome.rejection.as_ref());
     conditions.judge(condition::ACCEPTED, "Accepted", rejection);
     let refs_problem = draft.kinds_problem.as_ref().or(outcome.refs_problem.as_ref());
     conditions.judge(condition::RESOLVED_REFS, "ResolvedRefs", refs_problem);

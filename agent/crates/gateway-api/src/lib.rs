@@ -10,8 +10,10 @@ pub mod status;
 
 mod addresses;
 mod attach;
+mod ca_bundles;
 mod certificate;
 mod claims;
+mod client_validation;
 mod conflicts;
 mod domain;
 mod duration;
@@ -19,6 +21,7 @@ mod endpoints;
 mod features;
 mod forward;
 mod gateway;
+mod gateway_references;
 mod grants;
 mod httproute;
 mod listener;
@@ -32,6 +35,7 @@ mod prefixes;
 mod quantity;
 mod references;
 mod route;
+mod tls_policy;
 mod translator;
 
 pub use features::SUPPORTED_FEATURES;

@@ -5,11 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use tidegate_model::{Hostname, ObjectName, Protocol, TlsMode};
 
 use crate::{
+    client_validation::ClientValidationDraft,
     conflicts::Family,
-    generated::{
-        common::{self, Listener, SecretObjectReference},
-        gateway::GatewaySpec,
-    },
+    gateway_references::GatewayReferences,
+    generated::common::{self, Listener},
     namespaces::AllowedNamespaces,
     object::GATEWAY_GROUP,
     status::Problem,
@@ -51,6 +50,8 @@ pub(crate) struct ListenerDraft {
     pub(crate) namespaces: AllowedNamespaces,
     /// Secrets with the certificates, or why a reference leads to none.
     pub(crate) certificates: Vec<Result<ObjectName, Problem>>,
+    /// What is asked of clients.
+    pub(crate) clients: Option<ClientValidationDraft>,
 }
 
 impl ListenerDraft {
@@ -60,15 +61,15 @@ impl ListenerDraft {
     }
 }
 
-/// Reads all listeners of an object. `find_secret_name` says which Secret a reference leads to, by its grants.
+/// Reads all listeners of an object. `references` says what their references lead to, by its grants.
 pub(crate) fn read_listeners(
     listeners: &[Listener],
-    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
+    references: &mut GatewayReferences<'_>,
     unenforced: &mut Vec<String>,
 ) -> Vec<ListenerDraft> {
     let mut names = BTreeSet::new();
     let drafts = listeners.iter().enumerate().map(|(index, listener)| {
-        let mut draft = read_listener(index, listener, find_secret_name, unenforced);
+        let mut draft = read_listener(index, listener, references, unenforced);
         if !names.insert(listener.name.as_str()) {
             draft.is_duplicate = true;
             draft.rejection = Some(Problem::new(
@@ -84,19 +85,10 @@ pub(crate) fn read_listeners(
     drafts.collect()
 }
 
-/// Refuses what a Gateway's `spec.tls` demands of listeners and is not served: those of its ListenerSets must obey it as well.
-pub(crate) fn refuse_client_validation(spec: &GatewaySpec, drafts: &mut [ListenerDraft]) {
-    for draft in drafts.iter_mut().filter(|draft| draft.rejection.is_none()) {
-        if draft.tls == Some(TlsMode::Terminate) {
-            draft.rejection = find_client_validation(spec, draft.port);
-        }
-    }
-}
-
 fn read_listener(
     index: usize,
     listener: &Listener,
-    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
+    references: &mut GatewayReferences<'_>,
     unenforced: &mut Vec<String>,
 ) -> ListenerDraft {
     let field = format!("spec.listeners[{index}]");
@@ -168,8 +160,8 @@ fn read_listener(
     if tls.is_some() && protocol.is_some() && tls_mode.is_none() {
         unenforced.push(format!("{field}.tls has no meaning with protocol {}", listener.protocol));
     }
-    let references = tls.and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
-    if tls_mode == Some(TlsMode::Passthrough) && !references.is_empty() {
+    let named = tls.and_then(|tls| tls.certificate_refs.as_deref()).unwrap_or_default();
+    if tls_mode == Some(TlsMode::Passthrough) && !named.is_empty() {
         unenforced.push(format!("{field}.tls.certificateRefs have no meaning with mode Passthrough"));
     }
     for option in tls.and_then(|tls| tls.options.as_ref()).into_iter().flatten() {
@@ -177,10 +169,13 @@ fn read_listener(
     }
     let (kinds, kinds_problem) = read_kinds(&field, protocol, listener);
     let certificates = match tls_mode {
-        Some(TlsMode::Terminate) => references
+        Some(TlsMode::Terminate) => named
             .iter()
             .enumerate()
-            .map(|(at, reference)| find_secret_name(&format!("{field}.tls.certificateRefs[{at}]"), reference))
+            .map(|(at, reference)| {
+                let field = format!("{field}.tls.certificateRefs[{at}]");
+                references.find_secret(&field, reference, "InvalidCertificateRef")
+            })
             .collect(),
         _ => Vec::new(),
     };
@@ -199,6 +194,7 @@ fn read_listener(
         kinds_problem,
         namespaces,
         certificates,
+        clients: None,
     }
 }
 
@@ -228,20 +224,4 @@ fn read_kinds(field: &str, protocol: Option<Protocol>, listener: &Listener) -> (
         }
     }
     (kinds, problem)
-}
-
-/// Client certificates are not checked yet: a listener that demands them must not be served without.
-fn find_client_validation(spec: &GatewaySpec, port: u16) -> Option<Problem> {
-    let frontend = spec.tls.as_ref()?.frontend.as_ref()?;
-    let own = frontend.per_port.iter().flatten().enumerate().find(|(_, entry)| entry.port == i32::from(port));
-    let (field, validation) = match own {
-        Some((index, entry)) => (format!("spec.tls.frontend.perPort[{index}].tls.validation"), &entry.tls.validation),
-        None => ("spec.tls.frontend.default.validation".to_owned(), &frontend.default.validation),
-    };
-    validation.as_ref().map(|_| {
-        Problem::new(
-            "UnsupportedValue",
-            format!("{field} is not served yet, and without it anybody would get in: remove it to serve without client certificates"),
-        )
-    })
 }

@@ -7,7 +7,8 @@ use tidegate_model::{ListenerKey, ObjectName};
 use crate::{
     attach::ParentView,
     gateway::{GatewayState, ListenerOutcome, judge_listeners},
-    generated::{common::SecretObjectReference, listener_set::ListenerSet},
+    gateway_references::GatewayReferences,
+    generated::listener_set::ListenerSet,
     listener::{ListenerDraft, read_listeners},
     object::{GATEWAY_GROUP, created_at},
     status::{Conditions, ObjectStatus, Problem, condition},
@@ -34,16 +35,13 @@ pub(crate) struct Standing {
     pub(crate) view: Arc<ParentView>,
 }
 
-/// Reads a ListenerSet. `find_secret_name` gets the field and the reference.
-pub(crate) fn read_listener_set(
-    set: &ListenerSet,
-    find_secret_name: &mut dyn FnMut(&str, &SecretObjectReference) -> Result<ObjectName, Problem>,
-) -> SetDraft {
+/// Reads a ListenerSet. `references` says what its references lead to.
+pub(crate) fn read_listener_set(set: &ListenerSet, references: &mut GatewayReferences<'_>) -> SetDraft {
     let mut unenforced = Vec::new();
     SetDraft {
         created: created_at(&set.metadata),
         generation: set.metadata.generation,
-        listeners: read_listeners(&set.spec.listeners, find_secret_name, &mut unenforced),
+        listeners: read_listeners(&set.spec.listeners, references, &mut unenforced),
         unenforced,
     }
 }

@@ -1,14 +1,14 @@
 //! The models of all domains, and what has changed in them since it was last taken.
 //!
-//! Putting an equal resource changes nothing. Backends and certificates live in a model as long as something of that
-//! model uses them.
+//! Putting an equal resource changes nothing. Backends, certificates and authorities live in a model as long as something
+//! of that model uses them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidegate_model::{
-    Backend, BackendKey, BackendProtocol, Certificate, CertificateKey, Change, Delta, Domain, DomainName, Endpoints,
-    Generation, Key, Model, Resource,
+    Backend, BackendKey, BackendProtocol, BackendTls, CaBundle, CaBundleKey, Certificate, CertificateKey, Change,
+    Delta, Domain, DomainName, Endpoints, Generation, Key, Model, Resource,
 };
 
 use crate::translator::{DomainChange, DomainEvent};
@@ -20,6 +20,8 @@ pub(crate) struct Models {
     events: BTreeMap<DomainName, DomainEvent>,
     /// Generations reached by domains that are gone: one that comes back goes on from there.
     generations: BTreeMap<DomainName, Generation>,
+    /// Authorities that can be used: models get those that their resources name.
+    bundles: BTreeMap<CaBundleKey, Arc<CaBundle>>,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,8 @@ struct Entry {
     pending: BTreeMap<Key, Option<Resource>>,
     backends: BTreeMap<BackendKey, BackendUsers>,
     certificates: BTreeMap<CertificateKey, usize>,
+    /// How many resources of `model` name a bundle of authorities.
+    bundles: BTreeMap<CaBundleKey, usize>,
 }
 
 /// How many routes use a backend.
@@ -43,6 +47,7 @@ struct BackendUsers {
 pub(crate) struct CurrentBackend {
     /// `None`: as the routes speak.
     pub(crate) protocol: Option<BackendProtocol>,
+    pub(crate) tls: Option<BackendTls>,
     pub(crate) endpoints: Arc<Endpoints>,
 }
 
@@ -68,7 +73,13 @@ impl Models {
         model.generation = self.generations.remove(&domain.name).unwrap_or_default();
         self.entries.insert(
             domain.name.clone(),
-            Entry { model, pending: BTreeMap::new(), backends: BTreeMap::new(), certificates: BTreeMap::new() },
+            Entry {
+                model,
+                pending: BTreeMap::new(),
+                backends: BTreeMap::new(),
+                certificates: BTreeMap::new(),
+                bundles: BTreeMap::new(),
+            },
         );
         self.events.insert(domain.name.clone(), DomainEvent::New(domain.clone()));
     }
@@ -176,11 +187,28 @@ impl Models {
         }
     }
 
+    /// Takes the present state of a bundle of authorities, for the models whose resources name it; `None` when it cannot be
+    /// used or is not referred to any more.
+    pub(crate) fn set_bundle(&mut self, key: &CaBundleKey, bundle: Option<&Arc<CaBundle>>) {
+        match bundle {
+            Some(bundle) => {
+                for entry in self.entries.values_mut().filter(|entry| entry.bundles.contains_key(key)) {
+                    entry.put(Resource::CaBundle(key.clone(), bundle.clone()));
+                }
+                self.bundles.insert(key.clone(), bundle.clone());
+            }
+            None => {
+                self.bundles.remove(key);
+            }
+        }
+    }
+
     /// Applies what is pending, and returns it.
     pub(crate) fn take_changes(&mut self) -> BTreeMap<DomainName, DomainChange> {
         let mut events = std::mem::take(&mut self.events);
         let mut changes = BTreeMap::new();
         for (name, entry) in &mut self.entries {
+            entry.count_bundles(&self.bundles);
             let delta = entry.take_delta();
             let event = events.remove(name);
             if delta.is_some() || event.is_some() {
@@ -214,9 +242,35 @@ impl Entry {
     fn put_backend(&mut self, key: &BackendKey, now: &CurrentBackend) {
         let is_grpc = self.backends.get(key).is_some_and(|users| users.grpc > 0);
         let usual = if is_grpc { BackendProtocol::Http2 } else { BackendProtocol::Http1 };
-        let backend = Backend { protocol: now.protocol.unwrap_or(usual), tls: None };
+        let backend = Backend { protocol: now.protocol.unwrap_or(usual), tls: now.tls.clone() };
         self.put(Resource::Backend(key.clone(), Arc::new(backend)));
         self.put(Resource::Endpoints(key.clone(), now.endpoints.clone()));
+    }
+
+    /// Brings the bundles of authorities in line with the resources that are about to change.
+    fn count_bundles(&mut self, bundles: &BTreeMap<CaBundleKey, Arc<CaBundle>>) {
+        let mut changed = BTreeSet::new();
+        for (key, resource) in &self.pending {
+            for bundle in resource.iter().flat_map(Resource::ca_bundles) {
+                *self.bundles.entry(bundle.clone()).or_default() += 1;
+                changed.insert(bundle.clone());
+            }
+            for bundle in self.model.find(key).into_iter().flat_map(Resource::ca_bundles) {
+                // Counted when the resource was put.
+                *self.bundles.entry(bundle.clone()).or_default() -= 1;
+                changed.insert(bundle.clone());
+            }
+        }
+        for key in changed {
+            let is_used = self.bundles.get(&key).is_some_and(|count| *count > 0);
+            if !is_used {
+                self.bundles.remove(&key);
+            }
+            match bundles.get(&key).filter(|_| is_used) {
+                Some(bundle) => self.put(Resource::CaBundle(key, bundle.clone())),
+                None => self.remove(Key::CaBundle(key)),
+            }
+        }
     }
 
     /// Additions in the order of keys (what is referred to first), then removals the other way round.

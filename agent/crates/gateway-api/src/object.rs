@@ -15,7 +15,8 @@ use k8s_openapi::{
 use tidegate_model::ObjectName;
 
 use crate::{
-    api::{Backend, TrafficDomain},
+    api::{Backend, ClusterTrustBundle, TrafficDomain},
+    ca_bundles::TRUST_BUNDLE_GROUP,
     generated::{
         backend_tls_policy::BackendTlsPolicy, gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute,
         http_route::HttpRoute, listener_set::ListenerSet, reference_grant::ReferenceGrant, tcp_route::TcpRoute,
@@ -140,6 +141,7 @@ kinds! {
     EndpointSlice(EndpointSlice) = "EndpointSlice", [("discovery.k8s.io", "v1")], true, false;
     Secret(Secret) = "Secret", [("", "v1")], true, false;
     ConfigMap(ConfigMap) = "ConfigMap", [("", "v1")], true, false;
+    ClusterTrustBundle(ClusterTrustBundle) = "ClusterTrustBundle", [(TRUST_BUNDLE_GROUP, "v1" | "v1beta1" | "v1alpha1")], false, false;
 }
 
 impl Kind {

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use tidegate_model::{DomainName, FrontendKey, Key, ListenerKey, ObjectName, RuleKind};
+use tidegate_model::{CaBundleKey, DomainName, FrontendKey, Key, ListenerKey, ObjectName, RuleKind};
 
 use crate::{
     api::ConfigMapReference,
@@ -62,6 +62,13 @@ impl Origin {
 pub(crate) fn find_resource(store: &Store, key: &Key) -> Origin {
     match key {
         Key::Certificate(key) => Origin::new(Kind::Secret, key.0.clone(), "data"),
+        Key::CaBundle(key) => match key {
+            CaBundleKey::ConfigMap(name) => Origin::new(Kind::ConfigMap, name.clone(), "data[\"ca.crt\"]"),
+            CaBundleKey::Secret(name) => Origin::new(Kind::Secret, name.clone(), "data[\"ca.crt\"]"),
+            CaBundleKey::ClusterTrustBundle(name) => {
+                Origin::new(Kind::ClusterTrustBundle, ObjectName::new("", name), "spec.trustBundle")
+            }
+        },
         Key::Backend(key) | Key::Endpoints(key) => {
             let (kind, name) = object_of(key);
             let field = match key {

@@ -21,6 +21,8 @@ pub mod condition {
     pub const SUPPORTED_VERSION: &str = "SupportedVersion";
     /// Parts of the object are left out, the rest is served.
     pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
+    /// Clients without a valid certificate are let in where one is asked for.
+    pub const INSECURE_FRONTEND_VALIDATION_MODE: &str = "InsecureFrontendValidationMode";
     /// Whether everything that the object asks for is done; `False` names the fields that are not.
     pub const ENFORCED: &str = "Enforced";
 }
@@ -98,11 +100,11 @@ impl ObjectStatus {
 
 impl Condition {
     /// Whether the condition says that all is well. `Conflicted` and `PartiallyInvalid` are good when they do not hold;
-    /// `Enforced` is a remark, not a fault.
+    /// `Enforced` and `InsecureFrontendValidationMode` are remarks, not faults.
     pub fn is_good(&self) -> bool {
         match self.type_ {
             condition::CONFLICTED | condition::PARTIALLY_INVALID => !self.status,
-            condition::ENFORCED => true,
+            condition::ENFORCED | condition::INSECURE_FRONTEND_VALIDATION_MODE => true,
             _ => self.status,
         }
     }

@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ObjectName;
+use crate::{BackendTls, ObjectName};
 
 /// Key of a backend: what a `backendRef` names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,15 +56,6 @@ pub enum BackendProtocol {
     Http1,
     /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`), or by ALPN with TLS.
     Http2,
-}
-
-/// TLS towards a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendTls {
-    /// Name sent as SNI and checked against the backend's certificate.
-    pub server_name: String,
-    /// DER of the certificate authorities to trust.
-    pub authorities: Vec<Vec<u8>>,
 }
 
 /// Every endpoint of a backend, in the order of the objects they came from.

@@ -14,8 +14,9 @@ pub mod listener;
 pub mod resource;
 pub mod rule;
 pub mod sources;
+pub mod trust;
 
-pub use backend::{Backend, BackendKey, BackendProtocol, BackendTls, Endpoint, EndpointState, Endpoints};
+pub use backend::{Backend, BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints};
 pub use domain::{Admission, Domain, RateLimit, ResourceLimits, SourceBits, SynCookies};
 pub use forward::Forward;
 pub use id::{Dial, DomainId, DomainName, FrontendKey, Generation, Hostname, HostnameError, ObjectName, Transport};
@@ -27,3 +28,6 @@ pub use rule::{
     SessionCarrier, SessionPersistence, Timeouts, ValueMatch, WeightedBackend,
 };
 pub use sources::SourceList;
+pub use trust::{
+    BackendIdentity, BackendTls, CaBundle, CaBundleKey, ClientValidation, ClientValidationMode, SubjectAltName, Trust,
+};

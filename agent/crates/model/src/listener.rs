@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FrontendKey, Hostname, ObjectName, Transport};
+use crate::{BackendIdentity, ClientValidation, FrontendKey, Hostname, ObjectName, Transport};
 
 /// Key of a listener: the Gateway, the ListenerSet if it is one's, and the listener's name in it. Listeners of a Gateway and
 /// of its sets may have the same name.
@@ -53,6 +53,8 @@ pub struct Listener {
     pub hostname: Option<Hostname>,
     /// What becomes of TLS; `Some` exactly when `protocol` is [`Protocol::Https`] or [`Protocol::Tls`].
     pub tls: Option<ListenerTls>,
+    /// What its requests show to backends with TLS (`spec.tls.backend` of the Gateway).
+    pub backend_identity: BackendIdentity,
 }
 
 /// Application protocol of a listener that this version serves.
@@ -100,6 +102,8 @@ pub struct ListenerTls {
     /// Certificates to choose from: the one whose names match the SNI best, else the first. None with
     /// [`TlsMode::Passthrough`].
     pub certificates: Vec<CertificateKey>,
+    /// Certificates of clients; `None` does not ask for any.
+    pub clients: Option<ClientValidation>,
 }
 
 /// Where a TLS connection of a client ends.

@@ -9,8 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Backend, BackendKey, Certificate, CertificateKey, Domain, Endpoints, Forward, FrontendKey, Generation, Listener,
-    ListenerKey, Rule, RuleKey, domain::Frontends,
+    Backend, BackendKey, CaBundle, CaBundleKey, Certificate, CertificateKey, Domain, Endpoints, Forward, FrontendKey,
+    Generation, Listener, ListenerKey, Rule, RuleKey, Trust, domain::Frontends,
 };
 
 /// Stable key of a resource. The order of the kinds is the order in which additions are safe: what is referred to comes
@@ -19,6 +19,8 @@ use crate::{
 pub enum Key {
     /// A [`Certificate`].
     Certificate(CertificateKey),
+    /// A [`CaBundle`].
+    CaBundle(CaBundleKey),
     /// A [`Backend`].
     Backend(BackendKey),
     /// The [`Endpoints`] of a backend.
@@ -36,6 +38,8 @@ pub enum Key {
 pub enum Resource {
     /// A certificate with its private key.
     Certificate(CertificateKey, Arc<Certificate>),
+    /// Certificate authorities to trust.
+    CaBundle(CaBundleKey, Arc<CaBundle>),
     /// How to speak to a backend.
     Backend(BackendKey, Arc<Backend>),
     /// Where a backend is.
@@ -53,11 +57,27 @@ impl Resource {
     pub fn key(&self) -> Key {
         match self {
             Self::Certificate(key, _) => Key::Certificate(key.clone()),
+            Self::CaBundle(key, _) => Key::CaBundle(key.clone()),
             Self::Backend(key, _) => Key::Backend(key.clone()),
             Self::Endpoints(key, _) => Key::Endpoints(key.clone()),
             Self::Listener(key, _) => Key::Listener(key.clone()),
             Self::Rule(key, _) => Key::Rule(key.clone()),
             Self::Forward(key, _) => Key::Forward(key.clone()),
+        }
+    }
+
+    /// Bundles of authorities that this resource relies on.
+    pub fn ca_bundles(&self) -> &[CaBundleKey] {
+        match self {
+            Self::Backend(_, backend) => match backend.tls.as_ref().map(|tls| &tls.trust) {
+                Some(Trust::Bundles(bundles)) => bundles,
+                _ => &[],
+            },
+            Self::Listener(_, listener) => match listener.tls.as_ref().and_then(|tls| tls.clients.as_ref()) {
+                Some(clients) => &clients.bundles,
+                None => &[],
+            },
+            _ => &[],
         }
     }
 }

@@ -61,6 +61,7 @@ fn fill(shape: Shape, size: usize) -> Tables {
         protocol: Protocol::Http,
         hostname: None,
         tls: None,
+        backend_identity: Default::default(),
     };
     let endpoint = Endpoint { addr: local(), state: EndpointState::Ready };
     let mut changes = vec![

@@ -81,6 +81,7 @@ fn changes(frontend: FrontendKey, endpoint: SocketAddr, protocol: BackendProtoco
         protocol: Protocol::Http,
         hostname: None,
         tls: None,
+        backend_identity: Default::default(),
     };
     let endpoints = Endpoints { endpoints: vec![Endpoint { addr: endpoint, state: EndpointState::Ready }] };
     [

@@ -21,6 +21,9 @@ use crate::kube::{Backoff, Failure, Resource, Target, Update, get, name_of, refl
 /// Groups whose kinds come with CRDs.
 const GROUPS: [&str; 2] = [GATEWAY_GROUP, OWN_GROUP];
 
+/// Group of Kubernetes with a kind that a cluster need not have.
+const OPTIONAL_GROUP: &str = "certificates.k8s.io";
+
 /// Annotation with the release that a CRD of Gateway API is of.
 const BUNDLE_ANNOTATION: &str = "gateway.networking.k8s.io/bundle-version";
 
@@ -180,7 +183,7 @@ fn is_known(bundle: &str) -> bool {
 /// Asks the API server what it serves of the groups.
 async fn discover(client: &Client) -> Result<BTreeMap<Kind, &'static str>, Failure> {
     let mut served = BTreeMap::new();
-    for group in GROUPS {
+    for group in GROUPS.into_iter().chain([OPTIONAL_GROUP]) {
         let versions = match get(client, &format!("/apis/{group}")).await {
             Err(Failure::NotFound(_)) => continue,
             answer => answer?,
@@ -192,7 +195,7 @@ async fn discover(client: &Client) -> Result<BTreeMap<Kind, &'static str>, Failu
                 .flatten()
                 .any(|entry| entry["version"].as_str() == Some(version))
         };
-        let kinds = || defined_kinds().filter(|kind| kind.group() == group);
+        let kinds = || Kind::ALL.iter().copied().filter(|kind| kind.group() == group);
         let wanted: BTreeSet<_> =
             kinds().flat_map(|kind| kind.versions()).copied().filter(|version| has(version)).collect();
         let mut resources = BTreeMap::new();

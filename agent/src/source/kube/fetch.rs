@@ -1,7 +1,8 @@
-//! Secrets and ConfigMaps: only those that are referred to are asked for, one by one and by name.
+//! Secrets, ConfigMaps and ClusterTrustBundles: only those that are referred to are asked for, one by one and by name.
 //!
 //! Their namespaces are watched by metadata alone, which tells when one has changed. So nothing that nobody refers to is
-//! ever received, and a service account with rights in those namespaces only is enough.
+//! ever received, and a service account with rights in those namespaces only is enough. ClusterTrustBundles are a kind that
+//! a cluster need not have: then there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,6 +48,8 @@ pub(super) struct Fetcher {
     out: mpsc::Sender<Message>,
     wanted: BTreeMap<ObjectRef, Fetched>,
     watches: BTreeMap<Scope, Watch>,
+    /// Version at which ClusterTrustBundles are served; `None` where there is no such kind.
+    trust_bundles: Option<&'static str>,
     retry_at: Option<Instant>,
     backoff: Backoff,
 }
@@ -74,6 +77,7 @@ impl Fetcher {
             out,
             wanted: BTreeMap::new(),
             watches: BTreeMap::new(),
+            trust_bundles: None,
             retry_at: None,
             backoff: Backoff::default(),
         }
@@ -96,21 +100,48 @@ impl Fetcher {
         for reference in wanted {
             self.wanted.entry(reference.clone()).or_insert_with(|| Fetched { is_due: true, ..Fetched::default() });
         }
-        let scopes = scopes(wanted);
+        self.watch_scopes();
+    }
+
+    /// Takes the version at which ClusterTrustBundles are served.
+    pub(super) fn set_trust_bundles(&mut self, version: Option<&'static str>, events: &mut Vec<Event>) {
+        if std::mem::replace(&mut self.trust_bundles, version) == version {
+            return;
+        }
+        self.watches.retain(|scope, _| scope.kind != Kind::ClusterTrustBundle);
+        let bundles: Vec<_> =
+            self.wanted.keys().filter(|reference| reference.kind == Kind::ClusterTrustBundle).cloned().collect();
+        for reference in bundles {
+            if version.is_none() {
+                self.drop_version(&reference, events);
+            }
+            self.wanted.insert(reference, Fetched { is_due: true, ..Fetched::default() });
+        }
+        self.watch_scopes();
+    }
+
+    /// Version at which a kind is served; `None` where there is no such kind.
+    fn version_of(&self, kind: Kind) -> Option<&'static str> {
+        if kind == Kind::ClusterTrustBundle { self.trust_bundles } else { Some("v1") }
+    }
+
+    fn watch_scopes(&mut self) {
+        let mut scopes = scopes(self.wanted.keys());
+        scopes.retain(|scope| self.version_of(scope.kind).is_some());
         self.watches.retain(|scope, _| scopes.contains(scope));
         for scope in scopes {
-            if !self.watches.contains_key(&scope) {
-                let task = self.watch(&scope);
+            if let (false, Some(version)) = (self.watches.contains_key(&scope), self.version_of(scope.kind)) {
+                let task = self.watch(&scope, version);
                 self.watches.insert(scope, Watch { _task: task, listed: BTreeSet::new(), failure: None });
             }
         }
     }
 
-    fn watch(&self, scope: &Scope) -> Task {
+    fn watch(&self, scope: &Scope, version: &'static str) -> Task {
         let target = Target {
             namespace: scope.namespace.clone(),
             is_metadata_only: true,
-            ..Target::all(Resource::of(scope.kind, "v1"))
+            ..Target::all(Resource::of(scope.kind, version))
         };
         let read = |value: Value| {
             let version = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
@@ -173,15 +204,17 @@ impl Fetcher {
     pub(super) async fn fetch(&mut self, events: &mut Vec<Event>) -> bool {
         let is_late = self.retry_at.is_none_or(|at| at <= Instant::now());
         let is_asked = |fetched: &Fetched| fetched.is_due && (is_late || fetched.failure.is_none());
-        let due: Vec<_> =
-            self.wanted.iter().filter(|(_, fetched)| is_asked(fetched)).map(|(name, _)| name.clone()).collect();
+        let asked = self.wanted.iter().filter(|(_, fetched)| is_asked(fetched));
+        let due: Vec<_> = asked
+            .filter_map(|(name, _)| Some((name.clone(), Resource::of(name.kind, self.version_of(name.kind)?))))
+            .collect();
         if due.is_empty() {
             return false;
         }
-        let requests = due.into_iter().map(|reference| {
+        let requests = due.into_iter().map(|(reference, resource)| {
             let client = &self.client;
             async move {
-                let path = Resource::of(reference.kind, "v1").path(Some(&reference.name.namespace));
+                let path = resource.path(Some(&reference.name.namespace));
                 let answer = timeout(PATIENCE, get(client, &format!("{path}/{}", reference.name.name))).await;
                 (reference, answer.unwrap_or_else(|elapsed| Err(elapsed.into())))
             }
@@ -230,7 +263,8 @@ impl Fetcher {
         let version = value["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
         trim(reference.kind, &mut value);
         if let Some(fields) = value.as_object_mut() {
-            fields.insert("apiVersion".to_owned(), "v1".into());
+            let api_version = Resource::of(reference.kind, reference.kind.versions()[0]).api_version();
+            fields.insert("apiVersion".to_owned(), api_version.into());
             fields.insert("kind".to_owned(), reference.kind.as_str().into());
         }
         match parse(value) {
@@ -266,10 +300,13 @@ impl Fetcher {
 }
 
 /// What must be watched for news of what is wanted.
-fn scopes(wanted: &BTreeSet<ObjectRef>) -> BTreeSet<Scope> {
+fn scopes<'a>(wanted: impl Iterator<Item = &'a ObjectRef> + Clone) -> BTreeSet<Scope> {
     let mut scopes = BTreeSet::new();
+    if wanted.clone().any(|reference| reference.kind == Kind::ClusterTrustBundle) {
+        scopes.insert(Scope { kind: Kind::ClusterTrustBundle, namespace: None });
+    }
     for kind in [Kind::Secret, Kind::ConfigMap] {
-        let of_kind = wanted.iter().filter(|reference| reference.kind == kind);
+        let of_kind = wanted.clone().filter(|reference| reference.kind == kind);
         let namespaces: BTreeSet<_> = of_kind.map(|reference| &reference.name.namespace).collect();
         if namespaces.len() > MAX_NAMESPACES {
             scopes.insert(Scope { kind, namespace: None });
@@ -287,13 +324,12 @@ mod tests {
 
     #[test]
     fn many_namespaces_are_watched_as_one() {
-        let wanted = |count: usize| -> BTreeSet<_> {
-            (0..count).map(|index| ObjectRef::new(Kind::Secret, ObjectName::new(format!("ns{index}"), "a"))).collect()
+        let scopes_of = |count: usize| {
+            let secret = |index| ObjectRef::new(Kind::Secret, ObjectName::new(format!("ns{index}"), "a"));
+            let wanted: BTreeSet<_> = (0..count).map(secret).collect();
+            scopes(wanted.iter())
         };
-        assert_eq!(scopes(&wanted(MAX_NAMESPACES)).len(), MAX_NAMESPACES);
-        assert_eq!(
-            scopes(&wanted(MAX_NAMESPACES + 1)),
-            BTreeSet::from([Scope { kind: Kind::Secret, namespace: None }])
-        );
+        assert_eq!(scopes_of(MAX_NAMESPACES).len(), MAX_NAMESPACES);
+        assert_eq!(scopes_of(MAX_NAMESPACES + 1), BTreeSet::from([Scope { kind: Kind::Secret, namespace: None }]));
     }
 }

@@ -256,7 +256,7 @@ impl Source {
 
     fn take_catalog(&mut self, catalog: Catalog) {
         for (&kind, &version) in &catalog.served {
-            if !CORE.contains(&kind) {
+            if !CORE.contains(&kind) && kind != Kind::ClusterTrustBundle {
                 self.watch_kind(kind, version);
             }
         }
@@ -266,6 +266,8 @@ impl Source {
             }
             self.held.forget(kind, &mut self.events);
         }
+        let trust_bundles = catalog.served.get(&Kind::ClusterTrustBundle).copied();
+        self.fetcher.set_trust_bundles(trust_bundles, &mut self.events);
         self.held.is_status_changed = true;
         self.catalog = Some(catalog);
     }

@@ -1,4 +1,5 @@
-//! Which Secrets and ConfigMaps objects refer to. Only these are ever asked for, and only these are held.
+//! Which Secrets, ConfigMaps and ClusterTrustBundles objects refer to. Only these are ever asked for, and only these are
+//! held.
 //!
 //! References are found by the names of the fields that hold them, whatever the kind: whether one is permitted is the
 //! translation's to judge, which uses nothing that is not. Gateways of other controllers do not count.
@@ -83,17 +84,18 @@ fn collect(value: &Value, namespace: &str, targets: &mut BTreeSet<ObjectRef>) {
 }
 
 fn read(reference: &Value, default: Option<Kind>, namespace: &str) -> Option<ObjectRef> {
-    if reference["group"].as_str().is_some_and(|group| !group.is_empty()) {
-        return None;
-    }
-    let kind = match reference["kind"].as_str() {
-        None | Some("") => default?,
-        Some("Secret") => Kind::Secret,
-        Some("ConfigMap") => Kind::ConfigMap,
-        Some(_) => return None,
+    let name = reference["name"].as_str()?;
+    let group = reference["group"].as_str().unwrap_or_default();
+    let kind = match (group, reference["kind"].as_str()) {
+        ("", None | Some("")) => default?,
+        ("", Some("Secret")) => Kind::Secret,
+        ("", Some("ConfigMap")) => Kind::ConfigMap,
+        (_, Some("ClusterTrustBundle")) if group == Kind::ClusterTrustBundle.group() => {
+            return is_name(name).then(|| ObjectRef::new(Kind::ClusterTrustBundle, ObjectName::new("", name)));
+        }
+        _ => return None,
     };
     let namespace = reference["namespace"].as_str().filter(|namespace| !namespace.is_empty()).unwrap_or(namespace);
-    let name = reference["name"].as_str()?;
     // What cannot be a name would be part of a path.
     (is_name(name) && is_name(namespace)).then(|| ObjectRef::new(kind, ObjectName::new(namespace, name)))
 }
@@ -175,6 +177,19 @@ mod tests {
             json!([{"name": "../../../nodes"}, {"name": "a", "kind": "Vault", "group": "x"}, {"name": "b?watch=1"}, {}]),
         );
         assert!(references.targets.is_empty(), "{references:?}");
+    }
+
+    #[test]
+    fn policies_refer_to_authorities_of_their_namespace_and_of_the_cluster() {
+        let object = json!({"spec": {"validation": {"caCertificateRefs": [
+            {"group": "", "kind": "ConfigMap", "name": "ca"},
+            {"group": "certificates.k8s.io", "kind": "ClusterTrustBundle", "name": "example.com"},
+            {"group": "", "kind": "ClusterTrustBundle", "name": "wrong-group"},
+            {"group": "certificates.k8s.io", "kind": "ClusterTrustBundle", "name": "../nodes"},
+        ]}}});
+        let references = References::of(Kind::BackendTLSPolicy, &ObjectName::new("shop", "p"), &object);
+        let names: Vec<_> = references.targets.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["ConfigMap/shop/ca", "ClusterTrustBundle/example.com"]);
     }
 
     #[test]

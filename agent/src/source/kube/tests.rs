@@ -23,6 +23,7 @@ struct Contents {
     objects: BTreeMap<String, Vec<Value>>,
     watches: BTreeMap<String, mpsc::UnboundedSender<Value>>,
     forbidden: Vec<String>,
+    certificate_versions: Vec<&'static str>,
 }
 
 impl Cluster {
@@ -68,6 +69,17 @@ impl Cluster {
                 return Answer::Json(200, json!({"resources": [{"name": "gateways"}, {"name": "referencegrants"}]}));
             }
             "/apis/tidegate.dev" => return Answer::error(404, "no such group"),
+            "/apis/certificates.k8s.io" => {
+                let versions: Vec<_> =
+                    contents.certificate_versions.iter().map(|name| json!({"version": name})).collect();
+                return Answer::Json(200, json!({"versions": versions}));
+            }
+            "/apis/certificates.k8s.io/v1" => {
+                return Answer::Json(200, json!({"resources": [{"name": "certificatesigningrequests"}]}));
+            }
+            "/apis/certificates.k8s.io/v1beta1" => {
+                return Answer::Json(200, json!({"resources": [{"name": "clustertrustbundles"}]}));
+            }
             _ => {}
         }
         if query.contains("watch=true") {
@@ -76,7 +88,8 @@ impl Cluster {
             return Answer::Watch(watch);
         }
         let collection = path.rsplit('/').next().unwrap_or_default();
-        if path.contains("/namespaces/") && !collection.ends_with('s') {
+        let is_one = path.contains("/namespaces/") || path.contains("/clustertrustbundles/");
+        if is_one && !collection.ends_with('s') {
             let (parent, name) = path.rsplit_once('/').unwrap();
             let found =
                 contents.objects.get(parent).into_iter().flatten().find(|object| object["metadata"]["name"] == name);
@@ -294,5 +307,70 @@ fn a_kind_that_stays_forbidden_is_reported_and_the_rest_is_served() {
         assert_eq!(shown(&batch), ["put GatewayClass/ours"]);
         let problems: Vec<_> = batch.status.problems.iter().map(ToString::to_string).collect();
         assert!(problems.iter().any(|text| text.contains("HTTPRoute: cannot be watched")), "{problems:?}");
+    });
+}
+
+const BUNDLES: &str = "/apis/certificates.k8s.io/v1beta1/clustertrustbundles";
+
+fn demanding_gateway() -> Value {
+    let mut gateway = gateway("gw", "ours", "cert");
+    let reference = json!({"group": "certificates.k8s.io", "kind": "ClusterTrustBundle", "name": "corp"});
+    gateway["spec"]["tls"] = json!({"frontend": {"default": {"validation": {"caCertificateRefs": [reference]}}}});
+    gateway
+}
+
+fn trust_bundle(version: &str) -> Value {
+    json!({"metadata": {"name": "corp", "resourceVersion": version}, "spec": {"trustBundle": "pem"}})
+}
+
+#[test]
+fn trust_bundles_are_asked_for_where_there_is_such_a_kind_and_somebody_refers_to_one() {
+    run(async {
+        let cluster = Cluster::new();
+        cluster.put(CLASSES, class());
+        cluster.put(GATEWAYS, demanding_gateway());
+        cluster.put(SECRETS, secret("cert", "5"));
+        // A cluster with the group and without the kind.
+        cluster.0.lock().unwrap().certificate_versions.push("v1");
+        let (mut batches, log) = cluster.start();
+        let batch = next(&mut batches).await;
+        assert_eq!(shown(&batch), ["put Gateway/shop/gw", "put GatewayClass/ours", "put Secret/shop/cert"]);
+        assert!(log.lines("clustertrustbundles").is_empty());
+        assert!(!batch.status.problems.iter().any(|problem| problem.to_string().contains("ClusterTrustBundle")));
+    });
+    run(async {
+        let cluster = Cluster::new();
+        cluster.put(CLASSES, class());
+        cluster.put(GATEWAYS, demanding_gateway());
+        cluster.put(SECRETS, secret("cert", "5"));
+        cluster.put(BUNDLES, trust_bundle("6"));
+        cluster.0.lock().unwrap().certificate_versions.extend(["v1", "v1beta1"]);
+        let (mut batches, log) = cluster.start();
+        let expected =
+            ["put ClusterTrustBundle/corp", "put Gateway/shop/gw", "put GatewayClass/ours", "put Secret/shop/cert"];
+        assert_eq!(shown(&next(&mut batches).await), expected);
+        assert_eq!(log.lines("clustertrustbundles/"), [format!("GET {BUNDLES}/corp")]);
+        cluster.watched(BUNDLES).await;
+        cluster.watched(GATEWAYS).await;
+        cluster.0.lock().unwrap().objects.insert(BUNDLES.to_owned(), vec![trust_bundle("16")]);
+        let other = json!({"metadata": {"name": "other", "resourceVersion": "15"}});
+        cluster.tell(BUNDLES, "ADDED", other);
+        cluster.tell(BUNDLES, "MODIFIED", trust_bundle("16"));
+        assert_eq!(shown(&next(&mut batches).await), ["put ClusterTrustBundle/corp"]);
+        assert!(log.lines("clustertrustbundles/other").is_empty());
+        cluster.tell(BUNDLES, "DELETED", trust_bundle("17"));
+        assert_eq!(shown(&next(&mut batches).await), ["delete ClusterTrustBundle/corp"]);
+    });
+    run(async {
+        let cluster = Cluster::new();
+        cluster.put(CLASSES, class());
+        cluster.put(GATEWAYS, gateway("gw", "ours", "cert"));
+        cluster.put(SECRETS, secret("cert", "5"));
+        cluster.put(BUNDLES, trust_bundle("6"));
+        cluster.0.lock().unwrap().certificate_versions.push("v1beta1");
+        let (mut batches, log) = cluster.start();
+        next(&mut batches).await;
+        cluster.watched(GATEWAYS).await;
+        assert!(log.lines("clustertrustbundles").is_empty(), "nobody refers to one");
     });
 }

@@ -3,6 +3,7 @@
 mod datagrams;
 mod echo;
 mod scripted;
+mod secure;
 mod tls;
 
 use std::{
@@ -22,13 +23,15 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::watch,
 };
 
 pub use self::{
     datagrams::{DatagramBackend, LONGEST_DATAGRAM},
     scripted::{Script, ScriptedBackend},
+    secure::SecureBackend,
     tls::TlsEcho,
 };
 use crate::island::Island;
@@ -133,6 +136,7 @@ async fn accept(listener: TcpListener, name: Arc<str>, counts: Arc<Counts>, mut 
             _ = phase.changed() => return,
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
                     counts.connections.fetch_add(1, Ordering::Relaxed);
                     tokio::spawn(serve(stream, peer, name.clone(), counts.clone(), phase.clone()));
                 }
@@ -143,14 +147,10 @@ async fn accept(listener: TcpListener, name: Arc<str>, counts: Arc<Counts>, mut 
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    name: Arc<str>,
-    counts: Arc<Counts>,
-    mut phase: watch::Receiver<Phase>,
-) {
-    let _ = stream.set_nodelay(true);
+async fn serve<S>(stream: S, peer: SocketAddr, name: Arc<str>, counts: Arc<Counts>, mut phase: watch::Receiver<Phase>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let builder = auto::Builder::new(TokioExecutor::new());
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (name, counts) = (name.clone(), counts.clone());

@@ -1,6 +1,8 @@
-//! Kinds of group `tidegate.dev`, written by hand: they are this project's own, and their CRDs are made from them.
+//! Kinds of group `tidegate.dev`, written by hand: they are this project's own, and their CRDs are made from them. And one
+//! of Kubernetes that its library has only as old versions of.
 
 mod backend;
+mod cluster_trust_bundle;
 mod node_report;
 mod traffic_domain;
 
@@ -8,6 +10,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 pub use backend::{Backend, BackendEndpoint, BackendSpec, FqdnEndpoint, IpEndpoint, OwnStatus};
+pub use cluster_trust_bundle::{ClusterTrustBundle, ClusterTrustBundleSpec};
 pub use node_report::{DomainReport, InterfaceReport, NodeReport, NodeReportSpec, NotProgrammed};
 pub use traffic_domain::{
     AddressesSpec, AdmissionSpec, ConfigMapReference, DomainNode, EgressSpec, IcmpSpec, NewConnections, NodeAddress,

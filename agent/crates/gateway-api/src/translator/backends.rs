@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_model::{BackendKey, Endpoints};
+use tidegate_model::{BackendKey, BackendTls, Endpoints};
 
 use super::Translator;
 use crate::{endpoints::ReadBackend, models::CurrentBackend, status::Problem};
@@ -14,6 +14,7 @@ pub(super) struct BackendState {
     check: Result<(), Problem>,
     /// … and of requests.
     read: ReadBackend,
+    tls: Option<BackendTls>,
     endpoints: Arc<Endpoints>,
 }
 
@@ -21,8 +22,8 @@ impl BackendState {
     /// The backend for the models; `None` when it cannot be used.
     pub(super) fn current(&self) -> Option<CurrentBackend> {
         self.check.as_ref().ok()?;
-        let protocol = self.read.as_ref().ok().copied().flatten();
-        Some(CurrentBackend { protocol, endpoints: self.endpoints.clone() })
+        let protocol = self.read.as_ref().ok().and_then(|speech| speech.protocol);
+        Some(CurrentBackend { protocol, tls: self.tls.clone(), endpoints: self.endpoints.clone() })
     }
 }
 
@@ -64,6 +65,6 @@ impl Translator {
         self.translated += 1;
         let (check, read) = (self.store.check_backend(key), self.store.read_backend(key));
         let endpoints = if check.is_ok() { self.store.read_endpoints(key) } else { Endpoints::default() };
-        BackendState { check, read, endpoints: Arc::new(endpoints) }
+        BackendState { check, read, tls: self.find_tls(key), endpoints: Arc::new(endpoints) }
     }
 }

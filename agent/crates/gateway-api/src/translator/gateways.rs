@@ -12,10 +12,9 @@ use super::Translator;
 use crate::{
     attach::{ParentView, Seen},
     domain::AddressSource,
-    gateway::{AddressWish, GatewayDraft, GatewayState, ListenerOutcome, NOT_ASSIGNED, read_gateway},
-    generated::{common::SecretObjectReference, gateway::Gateway},
-    grants::CrossReference,
-    object::{GATEWAY_GROUP, Kind, ObjectRef},
+    gateway::{AddressWish, GatewayState, ListenerOutcome, NOT_ASSIGNED, read_gateway},
+    gateway_references::GatewayReferences,
+    object::{Kind, ObjectRef},
     status::Problem,
 };
 
@@ -117,8 +116,13 @@ impl Translator {
         let class = self.classes.get(&class_name?)?.clone();
         let gateway = gateway?;
         self.translated += 1;
-        let (draft, mut secrets, grants) = self.read_draft(name, &gateway);
+        let mut references = GatewayReferences::new(&self.store, "Gateway", &name.namespace);
+        let draft = read_gateway(&gateway, &mut references);
+        let GatewayReferences { mut secrets, bundles, grants, .. } = references;
         self.edges.gateway_grants.replace(name, grants);
+        let orphans = self.edges.gateway_bundles.replace(name, bundles.clone());
+        self.forget_bundles(orphans);
+        bundles.iter().for_each(|key| self.require_bundle(key));
         let domain = class.domain.map_err(|problem| {
             Problem::new(
                 "Pending",
@@ -135,7 +139,7 @@ impl Translator {
         };
         let is_here = seen.as_ref().is_ok_and(|domain| self.models.is_here(domain));
         let seen = Seen { domain: seen, controller: class.controller.clone(), is_here };
-        let sets = self.place_sets(name, &gateway.spec, &draft, &seen, &mut secrets);
+        let sets = self.place_sets(name, &draft, &seen, &mut secrets);
         for orphan in self.edges.gateway_secrets.replace(name, secrets.clone()) {
             self.certificates.remove(&orphan);
         }
@@ -153,18 +157,9 @@ impl Translator {
             addresses: Ok(Vec::new()),
             owns_addresses: false,
             view: Arc::new(view),
+            identity_problem: None,
             sets: Arc::new(sets),
         })
-    }
-
-    fn read_draft(
-        &self,
-        name: &ObjectName,
-        gateway: &Gateway,
-    ) -> (GatewayDraft, BTreeSet<ObjectName>, BTreeSet<Arc<str>>) {
-        let mut references = SecretReferences::new(Kind::Gateway, name);
-        let draft = read_gateway(gateway, &mut |field, reference| references.find(self, field, reference));
-        (draft, references.secrets, references.grants)
     }
 
     /// Takes back what a Gateway has of a domain that is not its own any more.
@@ -183,6 +178,8 @@ impl Translator {
             self.certificates.remove(&orphan);
         }
         self.edges.gateway_grants.replace(name, BTreeSet::new());
+        let orphans = self.edges.gateway_bundles.replace(name, BTreeSet::new());
+        self.forget_bundles(orphans);
         self.drop_sets_of(name);
         if self.gateways.remove(name).is_some() {
             self.mark_routes_of(&ObjectRef::new(Kind::Gateway, name.clone()));
@@ -241,65 +238,6 @@ impl Translator {
                 (addresses, true)
             }
         }
-    }
-}
-
-/// Collects the Secrets that the listeners of one object refer to.
-#[derive(Debug)]
-pub(super) struct SecretReferences<'a> {
-    kind: Kind,
-    name: &'a ObjectName,
-    pub(super) secrets: BTreeSet<ObjectName>,
-    /// Namespaces whose grants matter.
-    pub(super) grants: BTreeSet<Arc<str>>,
-}
-
-impl<'a> SecretReferences<'a> {
-    pub(super) fn new(kind: Kind, name: &'a ObjectName) -> Self {
-        Self { kind, name, secrets: BTreeSet::new(), grants: BTreeSet::new() }
-    }
-
-    /// The Secret that a reference leads to, if that is allowed. A grant counts for the object's own kind alone: a
-    /// ListenerSet may not use what is granted to its Gateway, nor the other way round.
-    pub(super) fn find(
-        &mut self,
-        translator: &Translator,
-        field: &str,
-        reference: &SecretObjectReference,
-    ) -> Result<ObjectName, Problem> {
-        let kind = reference.kind.as_deref().unwrap_or("Secret");
-        let group = reference.group.as_deref().unwrap_or_default();
-        if kind != "Secret" || !group.is_empty() {
-            return Err(Problem::new(
-                "InvalidCertificateRef",
-                format!("{field}: {kind} of group {group:?} holds no certificate: name a Secret"),
-            ));
-        }
-        let own = &self.name.namespace;
-        let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(own);
-        if namespace != &**own {
-            self.grants.insert(Arc::from(namespace));
-            let cross = CrossReference {
-                from_group: GATEWAY_GROUP,
-                from_kind: self.kind.as_str(),
-                from_namespace: own,
-                to_group: "",
-                to_kind: "Secret",
-                to_name: &reference.name,
-            };
-            if !translator.store.is_granted(namespace, cross) {
-                return Err(Problem::new(
-                    "RefNotPermitted",
-                    format!(
-                        "{field}: Secret {namespace}/{} is in another namespace: make a ReferenceGrant in {namespace} from {} of {own}",
-                        reference.name, self.kind
-                    ),
-                ));
-            }
-        }
-        let secret = ObjectName::new(namespace, &reference.name);
-        self.secrets.insert(secret.clone());
-        Ok(secret)
     }
 }
 

@@ -7,13 +7,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_model::{ListenerKey, ObjectName};
 
-use super::{Translator, gateways::SecretReferences};
+use super::Translator;
 use crate::{
     attach::{ParentView, Seen},
     conflicts::Ports,
     gateway::{GatewayDraft, GatewayState, ListenerOutcome, SetsSummary},
-    generated::gateway::GatewaySpec,
-    listener::{ListenerDraft, refuse_client_validation},
+    gateway_references::GatewayReferences,
+    listener::ListenerDraft,
     listener_set::{self, SetDraft, Standing, read_listener_set},
     namespaces::AllowedNamespaces,
     object::{Kind, ObjectRef},
@@ -61,9 +61,9 @@ impl Translator {
 
     fn read_set(&mut self, name: &ObjectName, set: &crate::generated::listener_set::ListenerSet) -> SetState {
         self.translated += 1;
-        let mut references = SecretReferences::new(Kind::ListenerSet, name);
-        let draft = read_listener_set(set, &mut |field, reference| references.find(self, field, reference));
-        let SecretReferences { secrets, grants, .. } = references;
+        let mut references = GatewayReferences::new(&self.store, "ListenerSet", &name.namespace);
+        let draft = read_listener_set(set, &mut references);
+        let GatewayReferences { secrets, grants, .. } = references;
         self.edges.set_grants.replace(name, grants);
         SetState { draft: Arc::new(draft), secrets, standing: None }
     }
@@ -73,7 +73,6 @@ impl Translator {
     pub(super) fn place_sets(
         &mut self,
         gateway: &ObjectName,
-        spec: &GatewaySpec,
         draft: &GatewayDraft,
         seen: &Seen,
         secrets: &mut BTreeSet<ObjectName>,
@@ -93,7 +92,7 @@ impl Translator {
             let Some(state) = self.listener_sets.get_mut(&set) else { continue };
             let (refusal, listeners) = if is_allowed {
                 let mut listeners = state.draft.listeners.clone();
-                refuse_client_validation(spec, &mut listeners);
+                draft.client_validations.demand(&mut listeners);
                 ports.add_set(&set, &mut listeners);
                 secrets.extend(state.secrets.iter().cloned());
                 (None, listeners)

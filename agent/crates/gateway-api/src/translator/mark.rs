@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use tidegate_model::{BackendKey, DomainName, ObjectName};
+use tidegate_model::{BackendKey, CaBundleKey, DomainName, ObjectName};
 
 use super::{
     Translator,
-    store::{service_of_slice, services_of_policy},
+    store::{objects_of_policy, service_of_slice},
 };
 use crate::object::{Kind, Object, ObjectRef};
 
@@ -20,6 +20,9 @@ pub(super) struct Work {
     pub(super) domains: BTreeSet<DomainName>,
     pub(super) classes: BTreeSet<ObjectName>,
     pub(super) secrets: BTreeSet<ObjectName>,
+    pub(super) bundles: BTreeSet<CaBundleKey>,
+    pub(super) tls_policies: BTreeSet<ObjectName>,
+    pub(super) tls_policy_statuses: BTreeSet<ObjectName>,
     pub(super) gateways: BTreeSet<ObjectName>,
     pub(super) gateway_statuses: BTreeSet<ObjectName>,
     pub(super) listener_sets: BTreeSet<ObjectName>,
@@ -28,6 +31,11 @@ pub(super) struct Work {
     pub(super) endpoints: BTreeSet<BackendKey>,
     pub(super) routes: BTreeSet<ObjectRef>,
     pub(super) unserved: BTreeSet<ObjectRef>,
+}
+
+/// Keys of all TCP ports of a Service.
+pub(super) fn ports_of(name: &ObjectName) -> std::ops::RangeInclusive<BackendKey> {
+    BackendKey::Service { name: name.clone(), port: 0 }..=BackendKey::Service { name: name.clone(), port: u16::MAX }
 }
 
 impl Translator {
@@ -55,10 +63,11 @@ impl Translator {
                 self.work.listener_sets.insert(name.clone());
             }
             Kind::BackendTLSPolicy => {
-                self.work.unserved.insert(reference.clone());
-                let after = services_of_policy(name, self.store.find(reference));
-                for service in after.union(&services_of_policy(name, before.as_ref())) {
-                    self.mark_service(service, false);
+                self.work.tls_policies.insert(name.clone());
+                let after = objects_of_policy(self.store.find(reference));
+                for object in after.union(&objects_of_policy(before.as_ref())) {
+                    self.mark_backends_of(object);
+                    self.work.tls_policy_statuses.extend(self.store.tls_policies_of(object).cloned());
                 }
             }
             Kind::ReferenceGrant => {
@@ -70,9 +79,13 @@ impl Translator {
             Kind::Backend => {
                 self.work.backends.insert(BackendKey::Backend { name: name.clone() });
                 self.work.unserved.insert(reference.clone());
+                self.work.tls_policy_statuses.extend(self.store.tls_policies_of(reference).cloned());
             }
             Kind::Namespace => self.mark_namespace(before.as_ref(), reference),
-            Kind::Service => self.mark_service(name, false),
+            Kind::Service => {
+                self.mark_service(name, false);
+                self.work.tls_policy_statuses.extend(self.store.tls_policies_of(reference).cloned());
+            }
             Kind::EndpointSlice => {
                 self.work.unserved.insert(reference.clone());
                 let after = self.store.find(reference).and_then(service_of_slice);
@@ -84,20 +97,23 @@ impl Translator {
                 if self.edges.gateway_secrets.is_target(name) {
                     self.work.secrets.insert(name.clone());
                 }
+                self.work.bundles.insert(CaBundleKey::Secret(name.clone()));
+            }
+            Kind::ClusterTrustBundle => {
+                self.work.bundles.insert(CaBundleKey::ClusterTrustBundle(name.name.clone()));
             }
             Kind::ConfigMap => {
+                self.work.bundles.insert(CaBundleKey::ConfigMap(name.clone()));
                 self.work.domains.extend(self.edges.domain_config_maps.sources_of(name).cloned());
             }
         }
     }
 
     /// Marks the ports of a Service that routes refer to, or only where their endpoints are.
-    fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
-        let tcp = |port| BackendKey::Service { name: name.clone(), port };
+    pub(super) fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
         let udp = |port| BackendKey::UdpService { name: name.clone(), port };
         let targets = &self.edges.route_backends;
-        let keys =
-            targets.targets_in(tcp(0)..=tcp(u16::MAX)).chain(targets.targets_in(udp(0)..=udp(u16::MAX))).cloned();
+        let keys = targets.targets_in(ports_of(name)).chain(targets.targets_in(udp(0)..=udp(u16::MAX))).cloned();
         if endpoints_only {
             self.work.endpoints.extend(keys);
         } else {

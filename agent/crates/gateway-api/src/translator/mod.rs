@@ -2,7 +2,7 @@
 //! changes in the models and in what is said about objects.
 //!
 //! A change marks work (`mark.rs`); the stages do it in an order in which each sees the finished results of those before
-//! it: domains, classes, certificates, ListenerSets, Gateways, backends, routes, statuses. The outcome depends on the objects and not
+//! it: domains, classes, certificates, authorities, ListenerSets, Gateways, TLS policies, backends, routes, statuses. The outcome depends on the objects and not
 //! on the order in which they came, except that an address once given is kept.
 
 mod backends;
@@ -15,6 +15,7 @@ mod mark;
 mod published;
 mod routes;
 pub(crate) mod store;
+mod tls_policies;
 mod unserved;
 
 #[cfg(test)]
@@ -26,7 +27,7 @@ use std::{
     sync::Arc,
 };
 
-use tidegate_model::{BackendKey, Delta, Domain, DomainName, ListenerKey, Model, ObjectName};
+use tidegate_model::{BackendKey, CaBundleKey, Delta, Domain, DomainName, ListenerKey, Model, ObjectName};
 
 use self::{backends::BackendState, classes::ClassState, index::Index, mark::Work, routes::RouteState, store::Store};
 use crate::{
@@ -137,6 +138,8 @@ pub struct Translator {
     gateways: BTreeMap<ObjectName, GatewayState>,
     claims: Claims,
     certificates: BTreeMap<ObjectName, Result<Arc<tidegate_model::Certificate>, String>>,
+    bundles: BTreeMap<CaBundleKey, tls_policies::ReadBundle>,
+    tls_policies: BTreeMap<ObjectName, tls_policies::PolicyState>,
     published: BTreeMap<ObjectName, published::Published>,
     backends: BTreeMap<BackendKey, BackendState>,
     routes: BTreeMap<ObjectRef, RouteState>,
@@ -155,9 +158,11 @@ struct Edges {
     class_domains: Index<ObjectName, DomainName>,
     gateway_classes: Index<ObjectName, ObjectName>,
     gateway_secrets: Index<ObjectName, ObjectName>,
+    gateway_bundles: Index<ObjectName, CaBundleKey>,
     gateway_grants: Index<ObjectName, Arc<str>>,
     set_gateways: Index<ObjectName, ObjectName>,
     set_grants: Index<ObjectName, Arc<str>>,
+    policy_bundles: Index<ObjectName, CaBundleKey>,
     /// Routes to the Gateways and ListenerSets that they name.
     route_parents: Index<ObjectRef, ObjectRef>,
     route_backends: Index<ObjectRef, BackendKey>,
@@ -180,6 +185,8 @@ impl Translator {
             gateways: BTreeMap::new(),
             claims: Claims::default(),
             certificates: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            tls_policies: BTreeMap::new(),
             published: BTreeMap::new(),
             backends: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -308,11 +315,14 @@ impl Translator {
         self.settle_domains();
         self.settle_classes();
         self.settle_certificates();
+        self.settle_bundles();
         self.settle_listener_sets();
         self.settle_gateways();
+        self.settle_tls_policies();
         self.settle_backends();
         self.settle_routes();
         self.settle_unserved();
+        self.settle_tls_policy_statuses();
         self.settle_gateway_statuses();
         self.settle_set_statuses();
         Changes {

@@ -7,14 +7,14 @@ use std::{
 };
 
 use tidegate_model::{
-    CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls, ObjectName, Protocol, Resource,
-    TlsMode, Transport,
+    BackendIdentity, CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls, ObjectName,
+    Protocol, Resource, TlsMode, Transport,
 };
 
 use super::Translator;
 use crate::{
     claims::Claim,
-    gateway::{GatewayState, ListenerOutcome},
+    gateway::{CLIENT_CERTIFICATE, GatewayDraft, GatewayState, ListenerOutcome},
     listener::ListenerDraft,
     object::{Kind, ObjectRef},
     status::Problem,
@@ -36,6 +36,8 @@ struct Publication<'a> {
     domain: Option<&'a DomainName>,
     /// Whether the domain has a model on this node.
     is_here: bool,
+    /// What its requests show to backends.
+    identity: BackendIdentity,
     listeners: BTreeMap<ListenerKey, Arc<Listener>>,
     certificates: BTreeSet<ObjectName>,
 }
@@ -47,11 +49,13 @@ impl Translator {
         let addresses = state.addresses.clone().unwrap_or_default();
         let domain = state.domain.clone().ok().filter(|_| state.draft.rejection.is_none());
         let (draft, sets) = (state.draft.clone(), state.sets.clone());
+        let (identity, identity_problem) = self.find_identity(&draft);
         let mut publication = Publication {
             addresses: &addresses,
             owns_addresses: state.owns_addresses,
             domain: domain.as_ref(),
             is_here: domain.as_ref().is_some_and(|domain| self.models.is_here(domain)),
+            identity,
             listeners: BTreeMap::new(),
             certificates: BTreeSet::new(),
         };
@@ -60,6 +64,7 @@ impl Translator {
         });
         if let Some(state) = self.gateways.get_mut(name) {
             state.outcomes = outcomes;
+            state.identity_problem = identity_problem;
         }
         for set in sets.iter() {
             let standing = self.listener_sets.get(set).and_then(|state| state.standing.as_ref());
@@ -106,19 +111,39 @@ impl Translator {
         let frontends = frontends(to.addresses, listener);
         let lost = self.claims.find_lost(&key, &frontends).cloned().filter(|_| listener.is_valid());
         let (usable, refs_problem) = self.find_certificates(listener);
-        let mut outcome = ListenerOutcome { lost, refs_problem, ..ListenerOutcome::default() };
+        let clients = listener.clients.as_ref().map(|clients| clients.judge(&|key| self.find_bundle(key)));
+        let clients = clients.unwrap_or_default();
+        let mut outcome = ListenerOutcome {
+            lost,
+            rejection: clients.rejection,
+            refs_problem: refs_problem.or(clients.refs_problem),
+            ..ListenerOutcome::default()
+        };
         let Some(protocol) = listener.protocol else { return outcome };
         outcome.is_usable = listener.is_valid()
             && outcome.lost.is_none()
+            && outcome.rejection.is_none()
             && (listener.tls != Some(TlsMode::Terminate) || !usable.is_empty());
         outcome.is_served = outcome.is_usable && to.domain.is_some() && !frontends.is_empty();
         if outcome.is_served && to.is_here {
             to.certificates.extend(usable.iter().cloned());
-            let tls = listener
-                .tls
-                .map(|mode| ListenerTls { mode, certificates: usable.into_iter().map(CertificateKey).collect() });
-            let (owns_addresses, hostname) = (to.owns_addresses, listener.hostname.clone());
-            to.listeners.insert(key, Arc::new(Listener { frontends, owns_addresses, protocol, hostname, tls }));
+            let tls = listener.tls.map(|mode| ListenerTls {
+                mode,
+                certificates: usable.into_iter().map(CertificateKey).collect(),
+                clients: clients.clients,
+            });
+            if let BackendIdentity::Certificate(secret) = &to.identity {
+                to.certificates.insert(secret.0.clone());
+            }
+            let served = Listener {
+                frontends,
+                owns_addresses: to.owns_addresses,
+                protocol,
+                hostname: listener.hostname.clone(),
+                tls,
+                backend_identity: to.identity.clone(),
+            };
+            to.listeners.insert(key, Arc::new(served));
         }
         outcome
     }
@@ -179,6 +204,25 @@ impl Translator {
             ));
         }
         (usable, problem)
+    }
+
+    /// What a Gateway's requests show to backends, and what is wrong with it.
+    fn find_identity(&self, draft: &GatewayDraft) -> (BackendIdentity, Option<Problem>) {
+        let problem = match &draft.client_certificate {
+            None => return (BackendIdentity::Anonymous, None),
+            Some(Err(problem)) => problem.clone(),
+            Some(Ok(secret)) => match self.certificates.get(secret) {
+                Some(Ok(_)) => return (BackendIdentity::Certificate(CertificateKey(secret.clone())), None),
+                Some(Err(error)) => {
+                    Problem::new("InvalidClientCertificateRef", format!("{CLIENT_CERTIFICATE}: {error}"))
+                }
+                None => Problem::new(
+                    "InvalidClientCertificateRef",
+                    format!("{CLIENT_CERTIFICATE}: Secret/{secret} was not read"),
+                ),
+            },
+        };
+        (BackendIdentity::Missing, Some(problem))
     }
 
     /// What a Gateway claims: for its own listeners first, then for those of its sets.

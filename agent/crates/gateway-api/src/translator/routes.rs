@@ -27,7 +27,7 @@ pub(super) struct RouteState {
     rules: BTreeMap<DomainName, BTreeSet<Key>>,
     /// With whether they are spoken to in gRPC.
     backends: BTreeSet<(DomainName, BackendKey, bool)>,
-    attached: BTreeSet<ListenerKey>,
+    pub(super) attached: BTreeSet<ListenerKey>,
     /// Whether the labels of its namespace decide about an attachment.
     pub(super) reads_labels: bool,
 }
@@ -67,6 +67,8 @@ impl Translator {
         state.reads_labels = named.iter().any(|name| self.find_view(name).is_some_and(|view| view.reads_labels()));
         self.edges.route_parents.replace(route, named);
         self.edges.route_grants.replace(route, draft.uses.grants.clone());
+        let used: Vec<_> = self.edges.route_backends.targets_of(route).cloned().collect();
+        self.mark_policies_of(used.iter().chain(&draft.uses.named));
         let orphans = self.edges.route_backends.replace(route, draft.uses.named.clone());
         for key in &draft.uses.named {
             self.require_backend(key);
@@ -91,6 +93,8 @@ impl Translator {
     fn drop_route(&mut self, route: &ObjectRef) {
         self.edges.route_parents.replace(route, BTreeSet::new());
         self.edges.route_grants.replace(route, BTreeSet::new());
+        let used: Vec<_> = self.edges.route_backends.targets_of(route).cloned().collect();
+        self.mark_policies_of(&used);
         let orphans = self.edges.route_backends.replace(route, BTreeSet::new());
         self.set_status(route, None);
         self.replace_route(route, RouteState::default());

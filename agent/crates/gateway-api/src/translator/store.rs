@@ -14,19 +14,20 @@ use tidegate_model::{BackendKey, Endpoints, ObjectName, Transport};
 
 use super::index::Index;
 use crate::{
-    api::{Backend, TrafficDomain},
+    api::{Backend, ClusterTrustBundle, TrafficDomain},
     endpoints::{
-        ReadBackend, SERVICE_NAME_LABEL, check_backend, check_service, hostnames, read_backend, read_backend_endpoints,
-        read_service, read_slices,
+        ReadBackend, SERVICE_NAME_LABEL, check_backend, check_service, find_port, hostnames, object_of, read_backend,
+        read_backend_endpoints, read_service, read_slices,
     },
     generated::{
-        gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute, http_route::HttpRoute,
-        listener_set::ListenerSet, reference_grant::ReferenceGrant, tcp_route::TcpRoute, tls_route::TlsRoute,
-        udp_route::UdpRoute,
+        backend_tls_policy::BackendTlsPolicy, gateway::Gateway, gateway_class::GatewayClass, grpc_route::GrpcRoute,
+        http_route::HttpRoute, listener_set::ListenerSet, reference_grant::ReferenceGrant, tcp_route::TcpRoute,
+        tls_route::TlsRoute, udp_route::UdpRoute,
     },
     grants::{CrossReference, is_permitted},
     object::{Kind, Object, ObjectRef},
     status::Problem,
+    tls_policy::{Target, rank_of, targets_of},
 };
 
 /// All objects and what the agent has resolved.
@@ -35,8 +36,8 @@ pub(crate) struct Store {
     objects: BTreeMap<ObjectRef, Object>,
     /// EndpointSlice to Service.
     slices: Index<ObjectName, ObjectName>,
-    /// BackendTLSPolicy to Service.
-    tls_policies: Index<ObjectName, ObjectName>,
+    /// BackendTLSPolicy to Service or `Backend`.
+    tls_policies: Index<ObjectName, ObjectRef>,
     /// `Backend` to the names that it needs.
     hostnames: Index<ObjectName, String>,
     resolved: BTreeMap<String, Vec<IpAddr>>,
@@ -69,6 +70,8 @@ impl Store {
         find_service: Service -> Service;
         find_secret: Secret -> Secret;
         find_config_map: ConfigMap -> ConfigMap;
+        find_cluster_trust_bundle: ClusterTrustBundle -> ClusterTrustBundle;
+        find_tls_policy: BackendTLSPolicy -> BackendTlsPolicy;
     }
 
     pub(crate) fn find(&self, reference: &ObjectRef) -> Option<&Object> {
@@ -84,7 +87,7 @@ impl Store {
                 self.slices.replace(name, service.into_iter().collect());
             }
             Kind::BackendTLSPolicy => {
-                self.tls_policies.replace(name, services_of_policy(name, object.as_ref()));
+                self.tls_policies.replace(name, objects_of_policy(object.as_ref()));
             }
             Kind::Backend => {
                 let names = match &object {
@@ -142,10 +145,7 @@ impl Store {
             check_service(name, port, transport, self.find_service(name).map(|service| &**service)).map(|_| ())
         };
         match key {
-            BackendKey::Service { name, port } => {
-                check(name, *port, Transport::Tcp)?;
-                self.check_tls_policy(name, *port)
-            }
+            BackendKey::Service { name, port } => check(name, *port, Transport::Tcp),
             BackendKey::UdpService { name, port } => check(name, *port, Transport::Udp),
             BackendKey::Backend { name } => {
                 check_backend(name, self.find_backend(name).map(|backend| &**backend)).map(|_| ())
@@ -155,29 +155,79 @@ impl Store {
 
     /// Checks that requests can be sent to a backend.
     pub(crate) fn read_backend(&self, key: &BackendKey) -> ReadBackend {
-        match key {
+        let read = match key {
+            BackendKey::Backend { name } => read_backend(name, self.find_backend(name).map(|backend| &**backend)),
+            BackendKey::Service { name, port } => {
+                read_service(name, *port, Transport::Tcp, self.find_service(name).map(|service| &**service))
+            }
             BackendKey::UdpService { name, port } => {
                 read_service(name, *port, Transport::Udp, self.find_service(name).map(|service| &**service))
             }
-            BackendKey::Backend { name } => read_backend(name, self.find_backend(name).map(|backend| &**backend)),
-            BackendKey::Service { name, port } => {
-                let read =
-                    read_service(name, *port, Transport::Tcp, self.find_service(name).map(|service| &**service))?;
-                self.check_tls_policy(name, *port).map(|()| read)
+        }?;
+        if read.is_tls && self.find_tls_policy_of(key).is_none() {
+            return Err(Problem::new(
+                "UnsupportedProtocol",
+                format!(
+                    "{key} speaks TLS by its appProtocol, and no BackendTLSPolicy says whom to trust: make one for it; nothing is sent in clear"
+                ),
+            ));
+        }
+        Ok(read)
+    }
+
+    /// BackendTLSPolicies that name an object.
+    pub(crate) fn tls_policies_of(&self, object: &ObjectRef) -> impl Iterator<Item = &ObjectName> {
+        self.tls_policies.sources_of(object)
+    }
+
+    /// The BackendTLSPolicy that decides about a backend: one for its port before one for the whole object, then the
+    /// older one, then by name.
+    pub(crate) fn find_tls_policy_of(&self, key: &BackendKey) -> Option<ObjectName> {
+        if matches!(key, BackendKey::UdpService { .. }) {
+            return None;
+        }
+        let (kind, name) = object_of(key);
+        let object = ObjectRef::new(kind, name.clone());
+        let policies = self.tls_policies_of(&object).filter_map(|policy| {
+            let policy = self.find_tls_policy(policy)?;
+            let sections =
+                targets_of(policy).filter(|target| target.object == object).filter_map(|target| {
+                    match &target.section {
+                        None => Some(true),
+                        Some(section) => self.is_port(key, section).then_some(false),
+                    }
+                });
+            Some((sections.min()?, rank_of(policy)))
+        });
+        policies.min().map(|(_, (_, name))| name)
+    }
+
+    /// Whether the target of a policy means a backend: its port, or all ports of which this is one without a policy of its
+    /// own.
+    pub(crate) fn is_meant(&self, target: &Target, key: &BackendKey) -> bool {
+        match &target.section {
+            Some(section) => self.is_port(key, section),
+            None => {
+                let policies = self.tls_policies_of(&target.object).filter_map(|policy| self.find_tls_policy(policy));
+                let mut others = policies.flat_map(|policy| targets_of(policy));
+                !others.any(|other| {
+                    other.object == target.object && other.section.is_some_and(|section| self.is_port(key, &section))
+                })
             }
         }
     }
 
-    fn check_tls_policy(&self, service: &ObjectName, port: u16) -> Result<(), Problem> {
-        match self.tls_policies.sources_of(service).next() {
-            None => Ok(()),
-            Some(policy) => Err(Problem::new(
-                "UnsupportedProtocol",
-                format!(
-                    "Service/{service} port {port}: BackendTLSPolicy/{policy} demands TLS, which is not served yet; nothing is sent in clear: remove the policy to send clear text"
-                ),
-            )),
-        }
+    /// Whether a backend is the port of that name.
+    fn is_port(&self, key: &BackendKey, section: &str) -> bool {
+        let BackendKey::Service { name, port } = key else { return false };
+        let port = self.find_service(name).and_then(|service| find_port(service, *port, Transport::Tcp));
+        port.is_some_and(|port| port.name.as_deref() == Some(section))
+    }
+
+    /// Whether a Service has a port of that name.
+    pub(crate) fn has_port(&self, service: &ObjectName, section: &str) -> bool {
+        let ports = self.find_service(service).and_then(|service| service.spec.as_ref()?.ports.as_ref());
+        ports.into_iter().flatten().any(|port| port.name.as_deref() == Some(section))
     }
 
     /// Endpoints of a backend.
@@ -226,9 +276,8 @@ pub(crate) fn service_of_slice(object: &Object) -> Option<ObjectName> {
     Some(ObjectName::new(slice.metadata.namespace.as_deref()?, service))
 }
 
-/// The Services that a BackendTLSPolicy is for.
-pub(crate) fn services_of_policy(name: &ObjectName, object: Option<&Object>) -> BTreeSet<ObjectName> {
+/// The objects that a BackendTLSPolicy is for.
+pub(crate) fn objects_of_policy(object: Option<&Object>) -> BTreeSet<ObjectRef> {
     let Some(Object::BackendTLSPolicy(policy)) = object else { return BTreeSet::new() };
-    let targets = policy.spec.target_refs.iter().filter(|target| target.group.is_empty() && target.kind == "Service");
-    targets.map(|target| ObjectName::new(&name.namespace, &target.name)).collect()
+    targets_of(policy).map(|target| target.object).collect()
 }

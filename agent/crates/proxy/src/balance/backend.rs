@@ -6,35 +6,18 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
-    rc::Rc,
-    sync::Arc,
+    rc::{Rc, Weak},
 };
 
 use hashbrown::HashMap;
-use rustls::pki_types::ServerName;
 use tidegate_model::{Backend, BackendKey, BackendProtocol, Endpoints};
 
 use super::endpoint::EndpointState;
-use crate::stats::UpstreamStats;
-
-/// TLS towards a backend, ready to use.
-#[derive(Clone, Debug)]
-pub struct UpstreamTls {
-    /// Trust, versions and ALPN.
-    pub config: Arc<rustls::ClientConfig>,
-    /// SNI, and the name that the backend's certificate must have.
-    pub server_name: ServerName<'static>,
-}
-
-impl UpstreamTls {
-    /// The same without ALPN.
-    #[must_use]
-    pub fn without_alpn(&self) -> Self {
-        let mut config = (*self.config).clone();
-        config.alpn_protocols.clear();
-        Self { config: Arc::new(config), server_name: self.server_name.clone() }
-    }
-}
+use crate::{
+    certificates::{ClientIdentity, UpstreamTls},
+    error::{Error, ErrorKind},
+    stats::UpstreamStats,
+};
 
 /// A backend.
 #[derive(Debug)]
@@ -49,16 +32,19 @@ pub struct BackendState {
     cursor: Cell<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Speech {
     protocol: BackendProtocol,
     tls: Option<UpstreamTls>,
     is_usable: bool,
+    /// The same TLS settings with a certificate to show, by the certificate; made when first asked for. There are as many
+    /// as Gateways with different certificates whose requests come here.
+    identified: Vec<(Weak<ClientIdentity>, UpstreamTls)>,
 }
 
 impl Default for Speech {
     fn default() -> Self {
-        Self { protocol: BackendProtocol::Http1, tls: None, is_usable: true }
+        Self { protocol: BackendProtocol::Http1, tls: None, is_usable: true, identified: Vec::new() }
     }
 }
 
@@ -80,9 +66,30 @@ impl BackendState {
         self.speech.borrow().protocol
     }
 
-    /// TLS to use; `None` is clear text.
-    pub fn tls(&self) -> Option<UpstreamTls> {
-        self.speech.borrow().tls.clone()
+    /// TLS to use, with `identity` as the certificate to show if the backend asks for one; `None` is clear text.
+    ///
+    /// # Errors
+    /// The backend's TLS settings cannot be used: nothing may be sent to it.
+    pub fn tls(&self, identity: Option<&Rc<ClientIdentity>>) -> Result<Option<UpstreamTls>, Error> {
+        let mut speech = self.speech.borrow_mut();
+        if !speech.is_usable {
+            return Err(Error::internal(ErrorKind::BackendUnusable));
+        }
+        let (Some(plain), Some(identity)) = (&speech.tls, identity) else { return Ok(speech.tls.clone()) };
+        let known = speech.identified.iter().find(|(of, _)| of.as_ptr() == Rc::as_ptr(identity));
+        if let Some((_, known)) = known {
+            return Ok(Some(known.clone()));
+        }
+        let made = plain.with_identity(identity);
+        speech.identified.retain(|(of, _)| of.strong_count() > 0);
+        speech.identified.push((Rc::downgrade(identity), made.clone()));
+        Ok(Some(made))
+    }
+
+    /// Whether it is spoken to over TLS, or should be.
+    pub fn has_tls(&self) -> bool {
+        let speech = self.speech.borrow();
+        speech.tls.is_some() || !speech.is_usable
     }
 
     /// Whether requests may be sent: a backend whose TLS settings cannot be used gets none, least of all in clear text.
@@ -138,7 +145,7 @@ impl BackendState {
     /// Takes how to speak to the backend. `tls` is what was made of `backend.tls`.
     pub fn set_backend(&self, backend: &Backend, tls: Option<UpstreamTls>) {
         let is_usable = backend.tls.is_some() == tls.is_some();
-        *self.speech.borrow_mut() = Speech { protocol: backend.protocol, tls, is_usable };
+        *self.speech.borrow_mut() = Speech { protocol: backend.protocol, tls, is_usable, identified: Vec::new() };
     }
 
     /// Forgets how to speak to the backend.

@@ -5,7 +5,7 @@ pub mod endpoint;
 pub mod random;
 pub mod weights;
 
-pub use backend::{BackendState, UpstreamTls};
+pub use backend::BackendState;
 pub use endpoint::{EndpointState, InFlight};
 pub use random::Prng;
 pub use weights::Weights;

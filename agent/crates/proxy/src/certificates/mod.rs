@@ -7,21 +7,23 @@
 //! A client whose SNI belongs to no listener is refused with the alert `unrecognized_name`; so is one without SNI when no
 //! listener is for every host: any certificate would be the wrong one.
 
-use std::{borrow::Cow, sync::Arc};
+mod backends;
+mod clients;
+
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use hashbrown::HashMap;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::Resumption,
+    ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor},
     server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
 };
 use smallvec::SmallVec;
-use tidegate_model::{Backend, BackendProtocol, Certificate};
+use tidegate_model::{CaBundle, Certificate, ClientValidationMode};
 
-use crate::balance::UpstreamTls;
+pub use self::backends::{ClientIdentity, UpstreamTls};
 
 /// Protocols offered to clients, the preferred one first (RFC 7301).
 const DOWNSTREAM_ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -39,6 +41,14 @@ pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 pub struct TlsContext {
     provider: Arc<CryptoProvider>,
     tickets: Arc<dyn ProducesTickets>,
+    /// Public authorities that the machine trusts.
+    system: Arc<[TrustAnchor<'static>]>,
+}
+
+/// Authorities that can be trusted.
+#[derive(Clone, Debug)]
+pub struct UsableBundle {
+    anchors: Arc<[TrustAnchor<'static>]>,
 }
 
 /// A certificate that can be served with.
@@ -48,13 +58,39 @@ pub struct UsableCertificate {
     names: Vec<String>,
 }
 
+impl UsableCertificate {
+    /// The certificate as what is shown to backends.
+    pub fn to_identity(&self) -> Rc<ClientIdentity> {
+        ClientIdentity::new(&self.key)
+    }
+}
+
 impl TlsContext {
     /// aws-lc-rs with ticket keys of its own, which change every six hours and are forgotten after twelve.
     ///
     /// # Errors
     /// When no random numbers can be had.
     pub fn new() -> Result<Self, rustls::Error> {
-        Ok(Self { provider: Arc::new(aws_lc_rs::default_provider()), tickets: aws_lc_rs::Ticketer::new()? })
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        Ok(Self { provider, tickets: aws_lc_rs::Ticketer::new()?, system: Arc::default() })
+    }
+
+    /// The same, with the public authorities that the machine trusts; those that cannot be read are left out.
+    #[must_use]
+    pub fn with_system_authorities(self, certificates: &[CertificateDer<'_>]) -> Self {
+        Self { system: certificates.iter().filter_map(|der| read_authority(der).ok()).collect(), ..self }
+    }
+
+    /// Reads authorities.
+    ///
+    /// # Errors
+    /// Text for the object's owner: which of them cannot be used and why.
+    pub fn read_bundle(&self, source: &CaBundle) -> Result<UsableBundle, String> {
+        let read = |(index, der): (usize, &Vec<u8>)| {
+            read_authority(&CertificateDer::from(der.as_slice()))
+                .map_err(|error| format!("certificate {} cannot be used as an authority: {error}", index + 1))
+        };
+        Ok(UsableBundle { anchors: source.authorities.iter().enumerate().map(read).collect::<Result<_, _>>()? })
     }
 
     /// Reads a certificate and its key.
@@ -78,54 +114,42 @@ impl TlsContext {
         Ok(UsableCertificate { key: Arc::new(key), names: source.names.clone() })
     }
 
-    /// Settings of a listener with these certificates in its order; `None` without any.
-    pub fn server_config(&self, certificates: &[UsableCertificate]) -> Option<Arc<ServerConfig>> {
+    /// Settings of a listener with these certificates in its order; `None` without any. `clients` says which authorities
+    /// vouch for clients and how strictly; without any authority nobody may be let in, so there are no settings either.
+    pub fn server_config(
+        &self,
+        certificates: &[UsableCertificate],
+        clients: Option<(ClientValidationMode, &[UsableBundle])>,
+    ) -> Option<Arc<ServerConfig>> {
         let resolver = Arc::new(Certificates::new(certificates)?);
-        let mut config = ServerConfig::builder_with_provider(self.provider.clone())
+        let builder = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("aws-lc-rs has cipher suites of both versions")
-            .with_no_client_auth()
-            .with_cert_resolver(resolver);
-        config.alpn_protocols = DOWNSTREAM_ALPN.map(<[u8]>::to_vec).into();
-        config.ticketer = self.tickets.clone();
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
-        Some(Arc::new(config))
-    }
-
-    /// Settings towards a backend; `None` for clear text.
-    ///
-    /// # Errors
-    /// Text for the object's owner. The backend must then get no requests.
-    pub fn upstream(&self, backend: &Backend) -> Result<Option<UpstreamTls>, String> {
-        let Some(tls) = &backend.tls else { return Ok(None) };
-        let server_name = ServerName::try_from(tls.server_name.clone())
-            .map_err(|_| format!("{:?} is not a name that a certificate can have", tls.server_name))?;
-        let mut roots = RootCertStore::empty();
-        for authority in &tls.authorities {
-            roots
-                .add(CertificateDer::from(authority.clone()))
-                .map_err(|error| format!("a certificate authority cannot be used: {error}"))?;
-        }
-        if roots.is_empty() {
-            return Err("there is no certificate authority to trust".to_owned());
-        }
-        let mut config = ClientConfig::builder_with_provider(self.provider.clone())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("aws-lc-rs has cipher suites of both versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = match backend.protocol {
-            BackendProtocol::Http1 => vec![b"http/1.1".to_vec()],
-            BackendProtocol::Http2 => vec![b"h2".to_vec()],
+            .expect("aws-lc-rs has cipher suites of both versions");
+        let builder = match clients {
+            Some((mode, bundles)) => builder.with_client_cert_verifier(self.client_verifier(mode, bundles)?),
+            None => builder.with_no_client_auth(),
         };
-        config.resumption = Resumption::in_memory_sessions(RESUMED_SESSIONS);
-        Ok(Some(UpstreamTls { config: Arc::new(config), server_name }))
+        let mut config = builder.with_cert_resolver(resolver);
+        config.alpn_protocols = DOWNSTREAM_ALPN.map(<[u8]>::to_vec).into();
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        if clients.is_none() {
+            config.ticketer = self.tickets.clone();
+            config.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
+        }
+        Some(Arc::new(config))
     }
 }
 
-/// Sessions kept for resumption with one backend on one shard; they are kept by server name, of which there is one.
-const RESUMED_SESSIONS: usize = 8;
+/// Certificates of the public authorities that this machine (its container image) trusts: those of `SSL_CERT_FILE` and
+/// `SSL_CERT_DIR`, else of the distribution's own places. Reads files; what cannot be read is left out.
+pub fn load_system_authorities() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
+fn read_authority(der: &CertificateDer<'_>) -> Result<TrustAnchor<'static>, webpki::Error> {
+    Ok(webpki::anchor_from_trusted_cert(der)?.to_owned())
+}
 
 /// Certificates of one listener.
 #[derive(Debug)]

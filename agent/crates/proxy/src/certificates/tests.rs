@@ -2,11 +2,11 @@
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use rustls::{
-    ClientConnection, ServerConnection,
+    ClientConfig, ClientConnection, ServerConnection,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::UnixTime,
+    pki_types::{ServerName, UnixTime},
 };
-use tidegate_model::BackendTls;
+use tidegate_model::{Backend, BackendProtocol, BackendTls, CaBundleKey, Trust};
 
 use super::*;
 
@@ -97,7 +97,7 @@ fn the_best_name_wins_then_the_first_certificate() {
     let context = TlsContext::new().unwrap();
     let sources = [make(&["first.example"]), make(&["*.example.com"]), make(&["a.example.com", "b.example.com"])];
     let usable: Vec<_> = sources.iter().map(|source| context.read_certificate(source).unwrap()).collect();
-    let server = context.server_config(&usable).unwrap();
+    let server = context.server_config(&usable, None).unwrap();
     for (name, index) in [
         ("a.example.com", 2),
         ("b.example.com", 2),
@@ -112,7 +112,7 @@ fn the_best_name_wins_then_the_first_certificate() {
         assert_eq!(leaf, sources[index].chain[0], "{name}");
         assert_eq!(protocol.as_deref(), Some(&b"h2"[..]));
     }
-    assert!(context.server_config(&[]).is_none());
+    assert!(context.server_config(&[], None).is_none());
 }
 
 #[test]
@@ -150,10 +150,14 @@ fn a_backend_is_believed_only_with_its_authority_and_name() {
         names: vec!["backend.example".to_owned()],
         not_after: i64::MAX,
     };
-    let server = context.server_config(&[context.read_certificate(&source).unwrap()]).unwrap();
+    let server = context.server_config(&[context.read_certificate(&source).unwrap()], None).unwrap();
     let connect = |server_name: &str, authorities: Vec<Vec<u8>>, protocol| {
-        let tls = Some(BackendTls { server_name: server_name.to_owned(), authorities });
-        let upstream = context.upstream(&Backend { protocol, tls })?.expect("TLS was asked for");
+        let key = CaBundleKey::ClusterTrustBundle("test".into());
+        let bundle = context.read_bundle(&CaBundle { authorities })?;
+        let trust = Trust::Bundles(vec![key]);
+        let tls = Some(BackendTls { server_name: server_name.to_owned(), subject_alt_names: vec![], trust });
+        let upstream = context.upstream(&Backend { protocol, tls }, &|_| Some(bundle.clone()))?;
+        let upstream = upstream.expect("TLS was asked for");
         let mut client = ClientConnection::new(upstream.config, upstream.server_name).unwrap();
         let mut server = ServerConnection::new(server.clone()).unwrap();
         shake_hands(&mut client, &mut server).map_err(|error| error.to_string())?;
@@ -168,5 +172,5 @@ fn a_backend_is_believed_only_with_its_authority_and_name() {
         connect("backend.example", vec![], BackendProtocol::Http1).unwrap_err().contains("no certificate authority")
     );
     assert!(connect("not a name", vec![], BackendProtocol::Http1).unwrap_err().contains("not a name"));
-    assert!(context.upstream(&Backend { protocol: BackendProtocol::Http1, tls: None }).unwrap().is_none());
+    assert!(context.upstream(&Backend { protocol: BackendProtocol::Http1, tls: None }, &|_| None).unwrap().is_none());
 }

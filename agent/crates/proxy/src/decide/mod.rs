@@ -11,6 +11,7 @@ use tidegate_model::Timeouts;
 
 use crate::{
     balance::{BackendState, EndpointState, Prng},
+    certificates::ClientIdentity,
     external_auth::ExternalAuth,
     filters::{
         Filters,
@@ -20,7 +21,7 @@ use crate::{
     http::head::{RequestHead, ResponseHead},
     session,
     stats::RuleStats,
-    tables::{CompiledRule, Frontend, ListenerState, NormalPath, Tables, Target, normal_path},
+    tables::{CompiledRule, Frontend, Identity, ListenerState, NormalPath, Tables, Target, normal_path},
 };
 
 /// What of a connection a decision depends on.
@@ -78,6 +79,8 @@ pub struct Plan {
     pub rule: Rc<CompiledRule>,
     /// Backend that gets it.
     pub backend: Rc<BackendState>,
+    /// Certificate to show to backends that ask for one.
+    pub identity: Option<Rc<ClientIdentity>>,
     /// Backends that get a copy.
     pub mirrors: SmallVec<[Rc<BackendState>; 1]>,
     /// Where the request is counted when it has ended.
@@ -340,6 +343,14 @@ fn follow_rule(
     if !backend.is_usable() {
         return Err(respond_allowed(&auth, 500, "invalid_backend_tls", None, local_fields()));
     }
+    let identity = match listener.identity() {
+        Identity::Anonymous => None,
+        Identity::Certificate(identity) => Some(identity),
+        Identity::Missing if backend.has_tls() => {
+            return Err(respond_allowed(&auth, 500, "no_client_certificate", None, local_fields()));
+        }
+        Identity::Missing => None,
+    };
     if !backend.has_endpoints() {
         return Err(respond_allowed(&auth, 503, "no_endpoints", None, local_fields()));
     }
@@ -349,11 +360,27 @@ fn follow_rule(
     let mut mirrors = SmallVec::new();
     filters.choose_mirrors(random, &mut mirrors);
     chosen.filters.choose_mirrors(random, &mut mirrors);
+    if matches!(listener.identity(), Identity::Missing) {
+        mirrors.retain(|mirror: &mut Rc<BackendState>| !mirror.has_tls());
+    }
     let rewrite =
         |filters: &Filters| filters.rewrite.path.as_ref().map(|edit| edit.apply(&path.text, prefix_len).into());
     let resolved = || path.had_dot_segments.then(|| (&*path.text).into());
     let (rule_path, backend_path) = (rewrite(filters).or_else(resolved), rewrite(&chosen.filters));
-    Ok(Plan { listener, rule, backend, mirrors, stats, auth, backend_index, rule_path, backend_path, grant, preferred })
+    Ok(Plan {
+        listener,
+        rule,
+        backend,
+        identity,
+        mirrors,
+        stats,
+        auth,
+        backend_index,
+        rule_path,
+        backend_path,
+        grant,
+        preferred,
+    })
 }
 
 #[cfg(test)]

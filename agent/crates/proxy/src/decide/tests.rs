@@ -4,7 +4,7 @@ use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
     CorsOrigin, Delta, Endpoint, EndpointState, Endpoints, Filter, Fraction, FrontendKey, Generation, HeaderEdits, Key,
     Listener, ListenerKey, ListenerTls, Match, Mirror, ObjectName, PathMatch, PathRewrite, Protocol, Resource, Rewrite,
-    Rule, RuleKey, RuleKind, TlsMode, Transport, WeightedBackend,
+    Rule, RuleKey, RuleKind, TlsMode, Transport, Trust, WeightedBackend,
 };
 
 use super::*;
@@ -26,7 +26,12 @@ fn listener(name: &str, hostname: Option<&str>, is_tls: bool) -> Change {
         owns_addresses: true,
         protocol: if is_tls { Protocol::Https } else { Protocol::Http },
         hostname: hostname.map(|name| name.parse().unwrap()),
-        tls: is_tls.then(|| ListenerTls { mode: TlsMode::Terminate, certificates: vec![certificate_key()] }),
+        tls: is_tls.then(|| ListenerTls {
+            mode: TlsMode::Terminate,
+            certificates: vec![certificate_key()],
+            clients: None,
+        }),
+        backend_identity: Default::default(),
     };
     Change::Put(Resource::Listener(listener_key(name), listener.into()))
 }
@@ -385,7 +390,11 @@ fn a_filter_that_cannot_be_honoured_fails_its_requests() {
 #[test]
 fn a_backend_whose_tls_cannot_be_used_never_gets_clear_text() {
     let mut tables = tables_of(rule("http", "/"));
-    let tls = Some(BackendTls { server_name: "s.example".to_owned(), authorities: vec![] });
+    let tls = Some(BackendTls {
+        server_name: "s.example".to_owned(),
+        subject_alt_names: vec![],
+        trust: Trust::Bundles(vec![]),
+    });
     let backend = Backend { protocol: BackendProtocol::Http1, tls };
     let change = Change::Put(Resource::Backend(backend_key("s"), backend.into()));
     let delta = Delta { generation: Generation(2), is_full: false, changes: vec![change] };

@@ -258,6 +258,11 @@ fn version_of(stream: &TlsServer) -> &'static str {
 }
 
 fn failure_reason(error: &io::Error, otherwise: &'static str) -> &'static str {
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::NoCertificatesPresented) => return "no_client_certificate",
+        Some(rustls::Error::InvalidCertificate(_)) => return "invalid_client_certificate",
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "client_closed",
         _ => otherwise,

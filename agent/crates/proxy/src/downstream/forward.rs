@@ -124,14 +124,16 @@ async fn carry(incoming: &Incoming, found: &FoundForward, client: Stream, mut bu
         }
     };
     // Boxed: TLS towards the endpoint is large, and short-lived beside the connection.
-    let (mut endpoint, _running) = match Box::pin(dial(&backend, incoming.is_opaque(), &mut ended.dialled)).await {
-        Ok(dialled) => dialled,
-        Err(error) => {
-            ended.reason = Some(respond::verdict(&error).reason);
-            ended.detail = error.source.map(|source| source.to_string().into());
-            return reset(client.tcp());
-        }
-    };
+    let identity = incoming.listener.identity();
+    let (mut endpoint, _running) =
+        match Box::pin(dial(&backend, incoming.is_opaque(), &identity, &mut ended.dialled)).await {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                ended.reason = Some(respond::verdict(&error).reason);
+                ended.detail = error.source.map(|source| source.to_string().into());
+                return reset(client.tcp());
+            }
+        };
     let client = RefCell::new(client);
     let mut from_endpoint = Buffer::default();
     let ends =

@@ -101,9 +101,16 @@ impl Request<'_> {
         self.record.rule = rule.cloned();
         let limit = rule.and_then(|rule| rule.timeouts().request).filter(|limit| !limit.is_zero());
         let deadline = limit.map(|limit| self.record.started + limit);
+        let identity = listener.map(|listener| listener.identity()).unwrap_or_default();
         let mut writes = Vec::new();
         for auth in decision.auth() {
-            let question = Question { pool: &self.shard.pool, client: self.client, head: self.head, deadline };
+            let question = Question {
+                pool: &self.shard.pool,
+                client: self.client,
+                head: self.head,
+                identity: &identity,
+                deadline,
+            };
             let ended = match auth.ask(question, body, self.timer).await {
                 Ok(Answer::Allowed(effects)) => {
                     effects.request.iter().for_each(|write| write.apply(&mut self.head.headers));
@@ -180,12 +187,14 @@ impl Request<'_> {
             let mut copy = head.clone();
             plan.edit_mirrored(&mut copy);
             let hop = HopRequest { upgrade: None, ..hop.clone() };
-            body = mirror::start(&shard.pool, Mirrored { head: copy, hop, backends: plan.mirrors.clone() }, body);
+            let (backends, identity) = (plan.mirrors.clone(), plan.identity.clone());
+            body = mirror::start(&shard.pool, Mirrored { head: copy, hop, backends, identity }, body);
         }
         plan.edit_request(head);
         let forward = Forward {
             pool: &shard.pool,
             backend: &plan.backend,
+            identity: plan.identity.as_ref(),
             timeouts: plan.timeouts(),
             retry: plan.rule.source.retry.as_ref(),
             preferred: plan.preferred(),

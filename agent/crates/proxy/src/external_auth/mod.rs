@@ -31,7 +31,7 @@ use crate::{
     },
     net::timer::Timer,
     session,
-    tables::normal_path,
+    tables::{Identity, normal_path},
     timeouts,
     upstream::{
         forward::{Forward, Reply, Trace, discard},
@@ -92,6 +92,8 @@ pub struct Question<'a> {
     pub client: &'a Client,
     /// Its head.
     pub head: &'a RequestHead,
+    /// What its listener shows to servers with TLS.
+    pub identity: &'a Identity,
     /// When the rule's time for the request is up.
     pub deadline: Option<Instant>,
 }
@@ -117,6 +119,11 @@ impl ExternalAuth {
         let Some(backend) = self.backend.as_ref().filter(|backend| backend.is_usable()) else {
             return Err(Undecided::NoBackend);
         };
+        let identity = match question.identity {
+            Identity::Certificate(identity) => Some(identity),
+            Identity::Missing if backend.has_tls() => return Err(Undecided::NoBackend),
+            Identity::Anonymous | Identity::Missing => None,
+        };
         let size = body.length();
         let kept = match self.max_body {
             Some(limit) if !body.is_empty() => self.keep(body, limit as usize, question.deadline, timer).await?,
@@ -140,6 +147,7 @@ impl ExternalAuth {
         let forward = Forward {
             pool: question.pool,
             backend,
+            identity,
             timeouts: Timeouts { request: Some(until.saturating_duration_since(started)), backend_request: None },
             retry: None,
             preferred: None,

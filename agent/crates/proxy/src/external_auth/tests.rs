@@ -94,7 +94,8 @@ fn the_question_in_grpc_joins_fields_and_says_who_asks() {
     let client = Client::new(facts, None);
     let head = request();
     let pool = Rc::new(Pool::default());
-    let question = Question { pool: &pool, client: &client, head: &head, deadline: None };
+    let question =
+        Question { pool: &pool, client: &client, head: &head, identity: &Identity::Anonymous, deadline: None };
     let target = target_of(&head);
     let all = check(question, &target, &[], (Some(99), b""));
     assert_eq!((all.method, all.path, all.scheme, all.protocol), ("PUT", "/a/b?c=d", "http", "HTTP/1.1"));

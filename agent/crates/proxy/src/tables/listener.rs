@@ -15,7 +15,7 @@ use super::{
     hosts::HostMap,
     paths::{Found, PathTable},
 };
-use crate::{http::head::RequestHead, stats::RuleStats};
+use crate::{certificates::ClientIdentity, http::head::RequestHead, stats::RuleStats};
 
 /// What hangs on one listener.
 #[derive(Debug, Default)]
@@ -43,12 +43,30 @@ pub struct ListenerState {
     pub unmatched: Rc<RuleStats>,
     pub(super) routes: Rc<Routes>,
     pub(super) tls: RefCell<Option<Arc<ServerConfig>>>,
+    pub(super) identity: RefCell<Identity>,
+}
+
+/// What the requests of a listener show to backends that ask for a certificate.
+#[derive(Clone, Debug, Default)]
+pub enum Identity {
+    /// Nothing.
+    #[default]
+    Anonymous,
+    /// A certificate.
+    Certificate(Rc<ClientIdentity>),
+    /// A certificate that cannot be had: no backend with TLS may be spoken to.
+    Missing,
 }
 
 impl ListenerState {
     /// TLS for new connections; `None` without a usable certificate, or on a listener without TLS.
     pub fn server_config(&self) -> Option<Arc<ServerConfig>> {
         self.tls.borrow().clone()
+    }
+
+    /// What its requests show to backends that ask for a certificate.
+    pub fn identity(&self) -> Identity {
+        self.identity.borrow().clone()
     }
 
     /// Asks the rules for a request: those of the most specific host name first, the less specific ones when no rule of

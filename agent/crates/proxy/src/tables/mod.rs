@@ -17,6 +17,7 @@ mod regex;
 mod rule;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::{
     collections::BTreeSet,
@@ -27,19 +28,20 @@ use std::{
 
 use hashbrown::{HashMap, HashSet};
 use tidegate_model::{
-    Attachment, Backend, BackendKey, Certificate, CertificateKey, Change, Delta, Endpoints, Forward, Generation, Key,
-    Listener, ListenerKey, ObjectName, Protocol, Resource, Rule, RuleKey, Transport,
+    Attachment, Backend, BackendIdentity, BackendKey, CaBundle, CaBundleKey, Certificate, CertificateKey, Change,
+    Delta, Endpoints, Forward, Generation, Key, Listener, ListenerKey, ObjectName, Protocol, Resource, Rule, RuleKey,
+    Transport,
 };
 
 pub use forward::{CompiledForward, FoundForward};
-pub use listener::{Frontend, ListenerState, Opening, Routes};
+pub use listener::{Frontend, Identity, ListenerState, Opening, Routes};
 pub use normal_path::{NormalPath, normal_path};
 pub use rule::{CompiledBackend, CompiledRule, Target};
 
 use self::{candidates::Candidate, datagrams::DatagramFrontends, rule::CompiledMatch};
 use crate::{
     balance::BackendState,
-    certificates::{TlsContext, UsableCertificate},
+    certificates::{ClientIdentity, TlsContext, UsableBundle, UsableCertificate},
     stats::{
         ForwardCounts, ForwardStats, RequestCounts, RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts,
     },
@@ -65,6 +67,7 @@ pub struct Tables {
     datagrams: DatagramFrontends,
     backends: HashMap<BackendKey, BackendEntry>,
     certificates: HashMap<CertificateKey, CertificateEntry>,
+    bundles: HashMap<CaBundleKey, BundleEntry>,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,15 @@ struct BackendEntry {
 struct CertificateEntry {
     source: Arc<Certificate>,
     usable: UsableCertificate,
+    identity: Rc<ClientIdentity>,
+}
+
+#[derive(Debug)]
+struct BundleEntry {
+    source: Arc<CaBundle>,
+    /// `None` when it cannot be used, for the reason in `problem`.
+    usable: Option<UsableBundle>,
+    problem: Option<String>,
 }
 
 impl Tables {
@@ -116,6 +128,7 @@ impl Tables {
             datagrams: DatagramFrontends::default(),
             backends: HashMap::default(),
             certificates: HashMap::default(),
+            bundles: HashMap::default(),
         }
     }
 
@@ -193,6 +206,7 @@ impl Tables {
         let mut problems = Vec::new();
         match resource {
             Resource::Certificate(key, certificate) => self.put_certificate(key, certificate, &mut problems),
+            Resource::CaBundle(key, bundle) => self.put_bundle(key, bundle, &mut problems),
             Resource::Backend(key, backend) => self.put_backend(key, backend, &mut problems),
             Resource::Endpoints(key, endpoints) => {
                 let entry = self.backend_entry(key);
@@ -211,6 +225,11 @@ impl Tables {
             Key::Certificate(key) => {
                 if self.certificates.remove(key).is_some() {
                     self.rebuild_tls(key);
+                }
+            }
+            Key::CaBundle(key) => {
+                if self.bundles.remove(key).is_some() {
+                    self.rebuild_trust(key);
                 }
             }
             Key::Backend(key) => self.change_backend(key, |entry| {
@@ -250,9 +269,10 @@ impl Tables {
         let forwards = self.forwards.keys().cloned().map(Key::Forward);
         let listeners = self.listeners.keys().cloned().map(Key::Listener);
         let certificates = self.certificates.keys().cloned().map(Key::Certificate);
+        let bundles = self.bundles.keys().cloned().map(Key::CaBundle);
         let backends = self.backends.keys().flat_map(|key| [Key::Endpoints(key.clone()), Key::Backend(key.clone())]);
         let present: BTreeSet<Key> =
-            rules.chain(forwards).chain(listeners).chain(certificates).chain(backends).collect();
+            rules.chain(forwards).chain(listeners).chain(certificates).chain(bundles).chain(backends).collect();
         present.iter().rev().filter(|key| !named.contains(*key)).for_each(|key| self.remove(key));
     }
 
@@ -262,7 +282,8 @@ impl Tables {
         }
         match self.tls.read_certificate(source) {
             Ok(usable) => {
-                self.certificates.insert(key.clone(), CertificateEntry { source: source.clone(), usable });
+                let identity = usable.to_identity();
+                self.certificates.insert(key.clone(), CertificateEntry { source: source.clone(), usable, identity });
                 self.rebuild_tls(key);
             }
             Err(problem) if self.certificates.contains_key(key) => {
@@ -274,11 +295,7 @@ impl Tables {
 
     fn put_backend(&mut self, key: &BackendKey, backend: &Arc<Backend>, problems: &mut Vec<String>) {
         if self.backends.get(key).is_none_or(|entry| entry.backend.as_ref() != Some(backend)) {
-            let tls = self.tls.upstream(backend);
-            let entry = self.backend_entry(key);
-            entry.backend = Some(backend.clone());
-            entry.problem = tls.as_ref().err().cloned();
-            entry.state.set_backend(backend, tls.unwrap_or_default());
+            self.set_backend(key, backend);
         }
         problems.extend(self.backend_entry(key).problem.clone());
     }
@@ -293,6 +310,7 @@ impl Tables {
             unmatched: self.unmatched.entry(key.gateway.clone()).or_default().clone(),
             routes: self.routes.entry(key.clone()).or_default().clone(),
             tls: Default::default(),
+            identity: Default::default(),
         });
         self.set_tls(&listener);
         // The new one first: a frontend that both have is never without a listener.
@@ -461,8 +479,10 @@ impl Tables {
     /// Makes new TLS settings for the listeners that serve with a certificate.
     fn rebuild_tls(&self, certificate: &CertificateKey) {
         for listener in self.listeners.values() {
-            let Some(tls) = &listener.source.tls else { continue };
-            if tls.certificates.contains(certificate) {
+            let serves = listener.source.tls.as_ref().is_some_and(|tls| tls.certificates.contains(certificate));
+            let shows =
+                matches!(&listener.source.backend_identity, BackendIdentity::Certificate(key) if key == certificate);
+            if serves || shows {
                 self.set_tls(listener);
             }
         }
@@ -472,7 +492,14 @@ impl Tables {
         let keys = listener.source.tls.iter().flat_map(|tls| &tls.certificates);
         let usable: Vec<_> =
             keys.filter_map(|key| self.certificates.get(key)).map(|entry| entry.usable.clone()).collect();
-        let mut config = self.tls.server_config(&usable);
+        let clients = listener.source.tls.as_ref().and_then(|tls| tls.clients.as_ref());
+        let bundles: Vec<_> = clients
+            .iter()
+            .flat_map(|clients| &clients.bundles)
+            .filter_map(|key| self.bundles.get(key)?.usable.clone())
+            .collect();
+        let clients = clients.map(|clients| (clients.mode, bundles.as_slice()));
+        let mut config = self.tls.server_config(&usable, clients);
         if listener.source.protocol == Protocol::Tls
             && let Some(config) = &mut config
         {
@@ -480,6 +507,14 @@ impl Tables {
             Arc::make_mut(config).alpn_protocols.clear();
         }
         *listener.tls.borrow_mut() = config;
+        *listener.identity.borrow_mut() = match &listener.source.backend_identity {
+            BackendIdentity::Anonymous => Identity::Anonymous,
+            BackendIdentity::Missing => Identity::Missing,
+            BackendIdentity::Certificate(key) => match self.certificates.get(key) {
+                Some(entry) => Identity::Certificate(entry.identity.clone()),
+                None => Identity::Missing,
+            },
+        };
     }
 }
 

@@ -133,7 +133,7 @@ impl Attempt<'_> {
     ) -> Result<Reply, Failed> {
         let (forward, progress, limits) = (self.forward, self.progress, self.limits);
         let endpoint = self.guard.endpoint().clone();
-        let tls = forward.backend.tls();
+        let tls = forward.backend.tls(forward.identity).map_err(Failed::unusable)?;
         let kept = if self.use_fresh { None } else { forward.pool.take(PoolKey::new(&endpoint, tls.as_ref())) };
         let was_reused = kept.is_some();
         let connection = match kept {
@@ -182,7 +182,7 @@ impl Attempt<'_> {
     ) -> Result<Reply, Failed> {
         let (forward, progress, limits) = (self.forward, self.progress, self.limits);
         let endpoint = self.guard.endpoint().clone();
-        let tls = forward.backend.tls();
+        let tls = forward.backend.tls(forward.identity).map_err(Failed::unusable)?;
         let acquired = within(Box::pin(http2::acquire(forward.pool, &endpoint, tls.as_ref())), &limits, timer).await;
         let (slot, was_reused) = match acquired {
             Ok(acquired) => acquired,
@@ -262,6 +262,10 @@ impl Progress<'_> {
 }
 
 impl Failed {
+    fn unusable(error: Error) -> Self {
+        Self { error, body: None, cause: Cause::Connect }
+    }
+
     fn before_sending(error: Error, body: Body) -> Self {
         let body = (error.retry == Retry::Always).then_some(body);
         Self { cause: Cause::of(&error, false), error, body }

@@ -7,7 +7,8 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 use crate::{
-    balance::{EndpointState, UpstreamTls},
+    balance::EndpointState,
+    certificates::UpstreamTls,
     error::{Error, ErrorKind, Retry},
     net::stream::Stream,
     timeouts,

@@ -10,6 +10,7 @@ use crate::{
     balance::BackendState,
     error::{Error, ErrorKind, Retry},
     net::stream::Stream,
+    tables::Identity,
 };
 
 /// Endpoints tried for one connection. More would turn one slow backend into many slow connections.
@@ -25,17 +26,25 @@ pub struct Dialled {
 }
 
 /// Connects to one of a backend's endpoints; another is tried while one refuses. With TLS where the backend has it, unless
-/// what is forwarded is TLS itself (`is_opaque`). The connection counts as running while the guard lives. Cancel-safe.
+/// what is forwarded is TLS itself (`is_opaque`); `identity` is shown to a backend with TLS that asks. The connection counts as running while the guard lives. Cancel-safe.
 ///
 /// # Errors
 /// The failure of the last attempt.
 pub async fn dial(
     backend: &Rc<BackendState>,
     is_opaque: bool,
+    identity: &Identity,
     dialled: &mut Dialled,
 ) -> Result<(Stream, AttemptGuard), Error> {
     // Protocols over TCP are not HTTP's to name: the server speaks what it speaks without ALPN.
-    let tls = if is_opaque { None } else { backend.tls().map(|tls| tls.without_alpn()) };
+    let shown = match identity {
+        Identity::Certificate(identity) => Some(identity),
+        Identity::Missing if !is_opaque && backend.has_tls() => {
+            return Err(Error::internal(ErrorKind::BackendUnusable));
+        }
+        Identity::Anonymous | Identity::Missing => None,
+    };
+    let tls = if is_opaque { None } else { backend.tls(shown)?.map(|tls| tls.without_alpn()) };
     let mut tried = SmallVec::<[SocketAddr; MAX_ENDPOINTS]>::new();
     let mut last = None;
     while tried.len() < MAX_ENDPOINTS {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     balance::{BackendState, EndpointState},
+    certificates::ClientIdentity,
     error::{Error, ErrorKind, Side},
     http::{
         body::{Body, Piece},
@@ -35,6 +36,8 @@ pub struct Forward<'a> {
     pub pool: &'a Rc<Pool>,
     /// Where to.
     pub backend: &'a Rc<BackendState>,
+    /// Certificate to show to the backend if it asks for one.
+    pub identity: Option<&'a Rc<ClientIdentity>>,
     /// Limits of the rule.
     pub timeouts: Timeouts,
     /// Retries that the rule asks for.

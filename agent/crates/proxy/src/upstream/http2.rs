@@ -29,7 +29,8 @@ use super::{
     pool::{Http2Connections, Pool, PoolKey},
 };
 use crate::{
-    balance::{EndpointState, UpstreamTls},
+    balance::EndpointState,
+    certificates::UpstreamTls,
     error::{Error, ErrorKind, Retry, Side},
     http::{
         body::{Body, Piece, Source},

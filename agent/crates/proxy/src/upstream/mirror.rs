@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     balance::BackendState,
+    certificates::ClientIdentity,
     error::{Error, ErrorKind},
     http::{
         body::{Body, Piece, Source},
@@ -68,6 +69,8 @@ pub struct Mirrored {
     pub hop: HopRequest,
     /// Where to.
     pub backends: SmallVec<[Rc<BackendState>; 1]>,
+    /// Certificate to show to backends that ask for one.
+    pub identity: Option<Rc<ClientIdentity>>,
 }
 
 /// Sends copies; returns the body for the request itself, which feeds them.
@@ -87,10 +90,11 @@ pub fn start(pool: &Rc<Pool>, mirrored: Mirrored, body: Body) -> Body {
             Body::Stream(Box::new(Copy { feed, current: Bytes::new(), length }))
         };
         let (pool, head, hop) = (pool.clone(), mirrored.head.clone(), mirrored.hop.clone());
+        let identity = mirrored.identity.clone();
         tokio::task::spawn_local(async move {
             let _running = running;
             // Over or failed: neither is anybody's concern but the backend's counters'.
-            let _ = timeout(timeouts::MIRROR, send(&pool, &backend, &head, &hop, copy)).await;
+            let _ = timeout(timeouts::MIRROR, send(&pool, (&backend, identity.as_ref()), &head, &hop, copy)).await;
         });
     }
     if feeds.is_empty() { body } else { Body::Stream(Box::new(Tee { inner: body, feeds, has_ended: false })) }
@@ -98,7 +102,7 @@ pub fn start(pool: &Rc<Pool>, mirrored: Mirrored, body: Body) -> Body {
 
 async fn send(
     pool: &Rc<Pool>,
-    backend: &Rc<BackendState>,
+    (backend, identity): (&Rc<BackendState>, Option<&Rc<ClientIdentity>>),
     head: &RequestHead,
     hop: &HopRequest,
     body: Body,
@@ -106,6 +110,7 @@ async fn send(
     let forward = Forward {
         pool,
         backend,
+        identity,
         timeouts: Timeouts::default(),
         retry: None,
         preferred: None,

@@ -13,7 +13,8 @@ use hashbrown::HashMap;
 
 use super::http2::Http2Connection;
 use crate::{
-    balance::{EndpointState, UpstreamTls},
+    balance::EndpointState,
+    certificates::UpstreamTls,
     net::{buffer::Buffer, stream::Stream},
     timeouts,
 };

@@ -12,6 +12,8 @@ use std::os::fd::OwnedFd;
 
 use tidegate_model::DomainName;
 
+use crate::certificates;
+
 /// How a worker is run.
 #[derive(Debug)]
 pub struct WorkerConfig {
@@ -50,8 +52,12 @@ pub enum WorkerError {
 /// See [`WorkerError`].
 pub fn run_worker(config: WorkerConfig) -> Result<(), WorkerError> {
     let file_limit = sandbox::raise_file_limit();
+    // Read before the sandbox closes, which lists no folders. Backends that public authorities vouch for are rare, but
+    // there is no other moment.
+    let authorities = certificates::load_system_authorities();
     config.sandbox.close()?;
-    let tls = crate::certificates::TlsContext::new()?;
+    let tls = certificates::TlsContext::new()?.with_system_authorities(&authorities);
+    drop(authorities);
     let (log, writer) = crate::access_log::start_writer(std::io::stdout()).map_err(WorkerError::Thread)?;
     let count = config.shards.max(1);
     let limits = shard::limits(file_limit, count);

@@ -7,6 +7,7 @@ mod faults;
 mod http1;
 mod http2;
 mod lifecycle;
+mod mutual_tls;
 mod retries;
 mod sessions;
 mod smuggling;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use tidegate_model::{BackendProtocol, BackendTarget, BackendTls, Change, Key, TlsMode};
+use tidegate_model::{
+    BackendProtocol, BackendTarget, BackendTls, CaBundle, CaBundleKey, Change, Key, ObjectName, Resource, TlsMode,
+    Trust,
+};
 
 use crate::{
     support::{
@@ -273,10 +276,15 @@ fn a_terminated_stream_is_encrypted_again_where_the_backend_wants_it() {
     let addr = worker.listen();
     let (inner, inner_root) = tls_server("inner.example");
     let (root, put) = model::certificate("a", "term.example");
-    let tls_to =
-        |authority: &[u8]| BackendTls { server_name: "inner.example".into(), authorities: vec![authority.to_vec()] };
-    let put_backend =
-        |authority: &[u8]| model::backend_with("in", BackendProtocol::Http1, Some(tls_to(authority)), &[inner]);
+    let key = CaBundleKey::ConfigMap(ObjectName::new("test", "inner"));
+    let put_backend = |authority: &[u8]| {
+        let bundle = CaBundle { authorities: vec![authority.to_vec()] };
+        let trust = Trust::Bundles(vec![key.clone()]);
+        let tls = BackendTls { server_name: "inner.example".into(), subject_alt_names: vec![], trust };
+        let mut changes = vec![Change::Put(Resource::CaBundle(key.clone(), bundle.into()))];
+        changes.extend(model::backend_with("in", BackendProtocol::Http1, Some(tls), &[inner]));
+        changes
+    };
     let mut changes = vec![
         put,
         model::tls_listener("term", addr, None, TlsMode::Terminate, Some("a")),

@@ -6,7 +6,7 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     pki_types::{CertificateDer, ServerName},
 };
-use tidegate_model::{BackendProtocol, BackendTls};
+use tidegate_model::{BackendProtocol, BackendTls, CaBundle, CaBundleKey, Change, ObjectName, Resource, Trust};
 
 use crate::support::{
     PATIENCE, Worker,
@@ -159,7 +159,14 @@ fn endpoints_are_asked_for_their_certificate() {
         for (name, authority, status) in
             [("backend.example", &root, 200), ("other.example", &root, 502), ("backend.example", &stranger, 502)]
         {
-            let tls = BackendTls { server_name: name.to_owned(), authorities: vec![authority.clone()] };
+            let key = CaBundleKey::ConfigMap(ObjectName::new("test", "ca"));
+            let tls = BackendTls {
+                server_name: name.to_owned(),
+                subject_alt_names: Vec::new(),
+                trust: Trust::Bundles(vec![key.clone()]),
+            };
+            let bundle = CaBundle { authorities: vec![authority.clone()] };
+            worker.apply(vec![Change::Put(Resource::CaBundle(key, bundle.into()))]);
             worker.apply(model::backend_with("backend", protocol, Some(tls), &[inner_addr]));
             // The inner worker wants the name of its listener's connection in `Host`.
             let mut client = Client::connect(addr);

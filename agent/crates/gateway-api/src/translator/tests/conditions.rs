@@ -105,30 +105,11 @@ fn services_that_cannot_be_backends_are_named() {
     for (spec, reason, message) in [
         ("{type: ExternalName, externalName: a.example.com}", "InvalidKind", "ExternalName"),
         ("{ports: [{port: 80, protocol: UDP}]}", "UnsupportedProtocol", "port 80 is UDP"),
-        ("{ports: [{port: 80, appProtocol: https}]}", "UnsupportedProtocol", "appProtocol \"https\""),
-        ("{ports: [{port: 80, appProtocol: kubernetes.io/wss}]}", "UnsupportedProtocol", "kubernetes.io/wss"),
+        ("{ports: [{port: 80, appProtocol: kafka}]}", "UnsupportedProtocol", "appProtocol \"kafka\""),
     ] {
         world.put(&format!("apiVersion: v1\nkind: Service\nmetadata: {{name: odd, namespace: shop}}\nspec: {spec}"));
         world.assert_condition(PRODUCTS, &format!("ResolvedRefs=false {reason}"), message);
     }
-}
-
-#[test]
-fn a_backend_tls_policy_keeps_clear_text_from_its_service() {
-    let mut world = World::example();
-    let policy = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: shop}\n\
-        spec:\n  targetRefs: [{group: \"\", kind: Service, name: products-v2}]\n  validation: {hostname: a.example.com, wellKnownCACertificates: System}";
-    world.put(policy);
-    world.assert_condition(PRODUCTS, "ResolvedRefs=false UnsupportedProtocol", "BackendTLSPolicy/shop/p demands TLS");
-    world.assert_condition(
-        (Kind::BackendTLSPolicy, "shop", "p", ""),
-        "Accepted=false UnsupportedValue",
-        "not served yet",
-    );
-    assert!(matches!(target(&world, 0), BackendTarget::Backend(_)));
-    assert!(matches!(target(&world, 1), BackendTarget::Invalid(_)));
-    world.delete(Kind::BackendTLSPolicy, "shop", "p");
-    world.assert_condition(PRODUCTS, "ResolvedRefs=true ResolvedRefs", "");
 }
 
 #[test]
@@ -372,22 +353,6 @@ fn listeners_that_are_not_served_say_why() {
     world.put(&external("- {name: sctp, protocol: SCTP, port: 90}"));
     world.assert_condition(EXTERNAL, "Accepted=false ListenersNotValid", "sctp");
     world.assert_condition(EXTERNAL, "Programmed=false Invalid", "no listener is served");
-}
-
-#[test]
-fn a_listener_that_demands_client_certificates_is_not_served_without() {
-    let mut world = World::example();
-    let gateway = EXAMPLE.split("\n---").find(|document| document.contains("name: external, namespace")).unwrap();
-    world.put(&format!(
-        "{gateway}\n  tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{{group: \"\", kind: ConfigMap, name: ca}}]}}}}}}}}"
-    ));
-    world.assert_condition(
-        listener("https"),
-        "Accepted=false UnsupportedValue",
-        "spec.tls.frontend.default.validation",
-    );
-    assert!(world.listener("public", "gw-external", "external", "https").is_none());
-    assert!(world.listener("public", "gw-external", "external", "http").is_some());
 }
 
 #[test]

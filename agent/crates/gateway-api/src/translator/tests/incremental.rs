@@ -156,6 +156,7 @@ fn removals_come_after_additions_the_other_way_round() {
         .map(|(is_put, key)| {
             let kind = match key {
                 Key::Certificate(_) => "certificate",
+                Key::CaBundle(_) => "authorities",
                 Key::Backend(_) => "backend",
                 Key::Endpoints(_) => "endpoints",
                 Key::Listener(_) => "listener",

@@ -11,6 +11,7 @@ mod mutation;
 mod order;
 mod origins;
 mod rules;
+mod tls;
 
 use std::sync::OnceLock;
 

@@ -92,6 +92,7 @@ fn differences(
         .map(|(domain, key)| {
             let key = match key {
                 Key::Certificate(key) => format!("certificate {key}"),
+                Key::CaBundle(key) => format!("authorities {key}"),
                 Key::Backend(key) => format!("backend {key}"),
                 Key::Endpoints(key) => format!("endpoints {key}"),
                 Key::Listener(key) => format!("listener {key}"),

@@ -9,7 +9,7 @@ fn tcp_listener() -> Listener {
 }
 
 fn tls_listener(hostname: Option<&str>) -> Listener {
-    let tls = ListenerTls { mode: TlsMode::Passthrough, certificates: vec![] };
+    let tls = ListenerTls { mode: TlsMode::Passthrough, certificates: vec![], clients: None };
     Listener { protocol: Protocol::Tls, tls: Some(tls), ..listener(hostname) }
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn listener(hostname: Option<&str>) -> Listener {
         protocol: Protocol::Http,
         hostname: hostname.map(|name| name.parse().unwrap()),
         tls: None,
+        backend_identity: Default::default(),
     }
 }
 

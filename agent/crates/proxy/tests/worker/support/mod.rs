@@ -3,6 +3,7 @@
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod model;
+pub(crate) mod pki;
 
 use std::{
     io::{IoSlice, IoSliceMut},

@@ -30,7 +30,12 @@ pub(crate) fn listener(name: &str, addr: SocketAddr, hostname: Option<&str>, cer
         owns_addresses: true,
         protocol: if certificate.is_some() { Protocol::Https } else { Protocol::Http },
         hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
-        tls: certificate.map(|name| ListenerTls { mode: TlsMode::Terminate, certificates: vec![key(name)] }),
+        tls: certificate.map(|name| ListenerTls {
+            mode: TlsMode::Terminate,
+            certificates: vec![key(name)],
+            clients: None,
+        }),
+        backend_identity: Default::default(),
     };
     Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
 }
@@ -162,6 +167,7 @@ pub(crate) fn tcp_listener(addr: SocketAddr) -> Change {
         protocol: Protocol::Tcp,
         hostname: None,
         tls: None,
+        backend_identity: Default::default(),
     };
     Change::Put(Resource::Listener(listener_key("tcp"), Arc::new(listener)))
 }
@@ -181,7 +187,8 @@ pub(crate) fn tls_listener(
         owns_addresses: true,
         protocol: Protocol::Tls,
         hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
-        tls: Some(ListenerTls { mode, certificates }),
+        tls: Some(ListenerTls { mode, certificates, clients: None }),
+        backend_identity: Default::default(),
     };
     Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
 }

@@ -44,8 +44,14 @@ fn on_bed<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Bed) -> F) {
         shard.datagrams.open(socket.clone());
         tokio::task::spawn_local(frontend::run(shard.clone(), socket));
         let mut bed = Bed { shard, frontend, generation: 0 };
-        let listener =
-            Listener { frontends: vec![key], owns_addresses: true, protocol: Protocol::Udp, hostname: None, tls: None };
+        let listener = Listener {
+            frontends: vec![key],
+            owns_addresses: true,
+            protocol: Protocol::Udp,
+            hostname: None,
+            tls: None,
+            backend_identity: Default::default(),
+        };
         bed.apply(vec![Change::Put(Resource::Listener(listener_key(), Arc::new(listener)))]);
         test(bed).await;
     });

@@ -42,6 +42,7 @@ fn route(addr: SocketAddr, endpoint: SocketAddr) -> Vec<Change> {
         protocol: Protocol::Udp,
         hostname: None,
         tls: None,
+        backend_identity: Default::default(),
     };
     let forward = Forward {
         created: 0,

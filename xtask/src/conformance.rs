@@ -175,6 +175,8 @@ fn test(args: &Args, programs: &Programs) -> Result<(Results, Option<String>)> {
     suite.args(["-test.v", "-test.run=^TestConformance$", &format!("-test.timeout={}m", args.minutes)]);
     suite.arg(format!("-gateway-class={}", args.gateway_class));
     suite.arg(format!("-conformance-profiles={}", names(&profiles(args)).join(","))).args(ADDRESSES);
+    // The suite gives its namespaces ten seconds to go, and fails when they take longer.
+    suite.arg("-cleanup-base-resources=false");
     // Written beside the old one, which stays when the suite comes to no end.
     let report = report(args);
     let partial = report.with_extension("partial");
@@ -195,6 +197,9 @@ fn test(args: &Args, programs: &Programs) -> Result<(Results, Option<String>)> {
         run::note(&format!("report: {}", report.display()));
     } else if partial.exists() {
         fs::remove_file(&partial)?;
+    }
+    if !args.keep {
+        cluster::remove_namespaces(NAMESPACES)?;
     }
     let failure = match attempt.failure {
         // The end of its log is about cleaning up.

@@ -169,7 +169,7 @@ fn a_changed_table_says_what_a_new_one_does() {
     for _ in 0..12 {
         let (mut deny, mut allow) = (random.prefixes(40), random.prefixes(40));
         let mut sheet = Sheet::build(&lists(&deny, &allow));
-        for _ in 0..50 {
+        for _ in 0..25 {
             for list in [&mut deny, &mut allow] {
                 for _ in 0..random.below(4) {
                     let at = random.below(list.len() as u64 + 1) as usize;
@@ -193,7 +193,7 @@ fn a_changed_table_says_what_a_new_one_does() {
             assert_same(&sheet, &lists, &mut random);
         }
     }
-    assert!(changes > 300 && rebuilds > 10, "{changes} changes in place, {rebuilds} tables built anew");
+    assert!(changes > 100 && rebuilds > 10, "{changes} changes in place, {rebuilds} tables built anew");
 }
 
 fn neighbour(prefix: IpNet, random: &mut Random) -> IpNet {

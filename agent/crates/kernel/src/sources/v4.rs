@@ -145,7 +145,8 @@ impl V4 {
                 if prefix.prefix_len() == ADDRESS_LEN {
                     let addr = prefix.addr().into();
                     let is_there = new[list].binary_search(prefix).is_ok();
-                    if if is_there { hash.add(addr, lines) } else { hash.remove(addr, lines) } {
+                    let is_done = if is_there { hash.add(addr, lines) } else { hash.remove(addr, lines) };
+                    if is_done {
                         continue;
                     }
                 } else if prefix.prefix_len() <= REGION_LEN {

@@ -231,8 +231,11 @@ fn preflights_are_answered_before_and_redirects_after_the_server_is_asked() {
     assert_eq!(response.field("access-control-allow-origin"), Some("https://a.example"));
 }
 
+/// What a server was sent: head and body of each call.
+type Calls = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// A server that answers each call with this message and status, and what it was sent.
-fn grpc_server(message: &'static [u8], status: &'static str) -> (SocketAddr, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+fn grpc_server(message: &'static [u8], status: &'static str) -> (SocketAddr, Calls) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let addr = listener.local_addr().unwrap();

@@ -30,6 +30,8 @@ mod framing;
 #[cfg(test)]
 mod interfaces;
 #[cfg(test)]
+mod listener_sets;
+#[cfg(test)]
 mod mutual_tls;
 #[cfg(test)]
 mod objects;

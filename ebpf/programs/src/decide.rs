@@ -172,7 +172,7 @@ pub fn judge_datagram(tables: &impl Tables, domain: Option<&u32>, datagram: &Dat
 pub fn judge_answer(tables: &impl Tables, domain: Option<&u32>, datagram: &Datagram<'_>) -> Verdict {
     let Some(&number) = domain else { return Verdict { domain: 0, reason: Reason::DialDenied } };
     let key = FrontendKey { addr: *datagram.bound, port: datagram.bound_port, transport: protocol::UDP, pad: 0 };
-    if !tables.find_frontend(&key).is_some_and(|&owner| owner == number) {
+    if tables.find_frontend(&key).is_none_or(|&owner| owner != number) {
         return judge_datagram(tables, domain, datagram);
     }
     let loopback = InterfaceKey { ifindex: LOOPBACK_IFINDEX, domain: number, vlan: 0, inner_vlan: 0 };

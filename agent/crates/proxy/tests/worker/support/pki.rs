@@ -16,6 +16,7 @@ use tidegate_model::{CaBundle, CaBundleKey, Certificate, CertificateKey, Change,
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// What a leaf is to be.
+#[derive(Default)]
 pub(crate) struct Leaf<'a> {
     pub(crate) hosts: &'a [&'a str],
     pub(crate) uris: &'a [&'a str],
@@ -23,12 +24,6 @@ pub(crate) struct Leaf<'a> {
     pub(crate) usages: &'a [ExtendedKeyUsagePurpose],
     /// Whether its time is over.
     pub(crate) is_expired: bool,
-}
-
-impl Default for Leaf<'_> {
-    fn default() -> Self {
-        Self { hosts: &[], uris: &[], usages: &[], is_expired: false }
-    }
 }
 
 /// A certificate with its key.

@@ -31,7 +31,7 @@ const BATCH: usize = 32;
 /// Endpoints that one datagram is tried on: a socket tells that its port was unreachable when the next datagram is sent.
 const ATTEMPTS: usize = 3;
 
-/// A session. Ended by [`Session::end`], exactly once.
+/// A session. Whoever takes it out of the table ends it, once.
 #[derive(Debug)]
 pub struct Session {
     key: SessionKey,

@@ -126,13 +126,14 @@ fn what_others_have_made_is_not_taken_over() {
 
 #[test]
 fn others_fields_are_forced_only_in_the_own_service() {
-    let (client, log) = fake(|asked| Answer::Json(200, asked.body.clone()));
     let service = wanted("1", &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let log = runtime.block_on(async {
+        let (client, log) = fake(|asked| Answer::Json(200, asked.body.clone()));
         for is_own in [false, true] {
             apply(&client, &Resource::of(Kind::Service, "v1"), &service, is_own).await.unwrap();
         }
+        log
     });
     let lines = log.lines("PATCH /api/v1/namespaces/shop/services/gw-");
     assert_eq!(lines.len(), 2, "{lines:?}");

@@ -41,10 +41,9 @@ fn weighted(first: u32, second: u32) -> String {
 
 /// Services `one` and `two`.
 fn services() -> String {
-    objects::join([
-        objects::service_at("shop", "one", &["10.30.0.21"]),
-        objects::service_at("shop", "two", &["10.30.0.22"]),
-    ])
+    let (one, two) = (["10.30.0.21"], ["10.30.0.22"]);
+    let (one, two) = (objects::service_at("shop", "one", &one), objects::service_at("shop", "two", &two));
+    format!("{one}{}{two}", objects::NEXT)
 }
 
 fn tcp() -> Target {

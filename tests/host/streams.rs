@@ -67,6 +67,11 @@ fn wait_reached(lab: &Lab, expected: &Result<&str, Failure>) {
     .unwrap_or_else(|error| panic!("{error}: {expected:?}, but {last:?}"));
 }
 
+/// Waits until the access log, which is written with a delay, has some text.
+fn wait_logged(agent: &Agent<'_>, text: &str) {
+    wait_until(text, SOON, || agent.access_log().contains(text).then_some(())).unwrap();
+}
+
 fn sum(metrics: &Metrics, name: &str, route: &str) -> f64 {
     metrics.sum(name, &[("domain", "public"), ("gateway", "gw/streams"), ("route", route)])
 }
@@ -94,7 +99,7 @@ fn a_tcp_route_shares_connections_by_weight_and_the_oldest_takes_them_all() {
     assert!(sum(&metrics, "tidegate_forward_received_bytes_total", "shop/older") > 1000.0);
     assert!(sum(&metrics, "tidegate_forward_sent_bytes_total", "shop/older") > 10_000.0);
     assert_eq!(sum(&metrics, "tidegate_forwards_total", "shop/a-newer"), 0.0);
-    assert!(agent.access_log().contains("\"route\":\"TCPRoute/shop/older\""));
+    wait_logged(&agent, "\"route\":\"TCPRoute/shop/older\"");
     // The next in age takes over when the oldest goes.
     lab.write("streams.yaml", &objects::join([gateway(&[TCP]), services()])).unwrap();
     wait_until("the newer route", SOON, || reached(&lab).ok().filter(|name| name.starts_with("shop"))).unwrap();
@@ -247,6 +252,5 @@ fn tls_is_passed_through_and_terminated_by_name_beside_https_on_one_port() {
     let metrics = agent.metrics().unwrap();
     assert!(sum(&metrics, "tidegate_forwards_total", "shop/pass") >= 1.0);
     assert!(sum(&metrics, "tidegate_forwards_total", "shop/term") >= 1.0);
-    let log = agent.access_log();
-    assert!(log.contains("\"server_name\":\"pass.example.com\""), "{log}");
+    wait_logged(&agent, "\"server_name\":\"pass.example.com\"");
 }

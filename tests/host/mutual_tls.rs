@@ -78,7 +78,7 @@ fn a_backend_is_believed_by_its_policy_and_nothing_reaches_it_otherwise() {
     for (file, from, to, expected, reason) in [
         ("vault.yaml", NAME, "other.internal", 502, None),
         ("vault.yaml", "name: backend-ca", "name: gone", 500, Some("InvalidCACertificateRef")),
-        ("vault.yaml", "kind: ConfigMap, name: backend-ca", "kind: Service, name: vault", 500, Some("InvalidKind")),
+        ("vault.yaml", "kind: ConfigMap, name: backend-ca", "kind: Service, name: shop", 500, Some("InvalidKind")),
         ("backend-ca.yaml", "BEGIN CERTIFICATE", "BEGIN NOTHING", 500, Some("InvalidCACertificateRef")),
         ("gateways.yaml", "{name: client}", "{name: gone}", 500, Some("InvalidClientCertificateRef")),
     ] {

@@ -244,7 +244,8 @@ impl Go {
         place::write(&folder.join(program), fs::read(older.folder.join(program))?)?;
         let images = folder.join("images");
         place::write(&images.join("go.mod"), format!("module {BACKEND_MODULE}\n\ngo 1.26.0\n"))?;
-        let (from, to) = (format!("{SUITE}/{BACKEND}"), format!("{BACKEND_MODULE}/{BACKEND}"));
+        // Imports alone: the same words stand in a descriptor of protobuf, which says how long they are.
+        let (from, to) = (format!("\"{SUITE}/{BACKEND}"), format!("\"{BACKEND_MODULE}/{BACKEND}"));
         for file in place::files_below(&backend)? {
             let name = file.strip_prefix(&backend).expect("it was found there");
             let is_program = name.extension().is_some_and(|extension| extension == "go");

@@ -1,5 +1,5 @@
 //! Agents of two ABI versions, one after the other: each has maps of its own, filled before they judge, and refuses an object
-//! that speaks another version than it does.
+//! that speaks another version than it does; so does the kernel with programs that it does not trust.
 
 use std::{
     fs,
@@ -30,21 +30,21 @@ fn next_version(config: &KernelConfig) -> KernelConfig {
 /// An object with another content of the section that says the version.
 fn with_version(object: &[u8], version: &[u8]) -> &'static [u8] {
     let mut object = object.to_vec();
-    let (_, content) = find_section(&object);
+    let (_, content) = find_section(&object, VERSION_SECTION);
     object[content..content + version.len()].copy_from_slice(version);
     Vec::leak(object)
 }
 
-/// Where an object has the name and the content of that section (64-bit ELF).
-fn find_section(object: &[u8]) -> (usize, usize) {
+/// Where an object has a section's name and content (64-bit ELF).
+fn find_section(object: &[u8], wanted: &str) -> (usize, usize) {
     let word = |at: usize| u64::from_le_bytes(object[at..at + 8].try_into().expect("eight bytes")) as usize;
     let half = |at: usize| usize::from(u16::from_le_bytes([object[at], object[at + 1]]));
     let entry = |index: usize| word(0x28) + index * 0x40;
     let names = word(entry(half(0x3e)) + 0x18);
     (0..half(0x3c))
         .map(|index| (names + (word(entry(index)) & 0xffff_ffff), word(entry(index) + 0x18)))
-        .find(|(name, _)| object[*name..].starts_with(VERSION_SECTION.as_bytes()))
-        .expect("the object says its version")
+        .find(|(name, _)| object[*name..].starts_with(wanted.as_bytes()))
+        .expect("the object has the section")
 }
 
 fn maps(config: &KernelConfig) -> Vec<String> {
@@ -128,11 +128,29 @@ fn an_object_of_another_version_is_refused_by_name_and_changes_nothing() {
         );
         // Nobody would know what an object that says nothing reads and writes.
         let mut silent = config.object.to_vec();
-        silent[find_section(config.object).0] = b'x';
+        silent[find_section(config.object, VERSION_SECTION).0] = b'x';
         let none = refusal(Vec::leak(silent));
         assert!(none.contains("is of ABI version none"), "{none}");
         assert_eq!(maps(&config), [format!("maps-v{ABI_VERSION}")]);
         let (_, opened) = Kernel::open(&config).expect("opening again");
+        assert!(opened.has_adopted_maps && !opened.has_loaded && opened.updated.is_empty(), "{opened:?}");
+    });
+}
+
+#[test]
+fn a_program_that_the_kernel_refuses_is_named_with_the_verifiers_words() {
+    on_bed(|bed| {
+        bed.kernel.attach_interface(bed.wan).expect("attaching");
+        // Helpers that are for GPL-compatible programs only are refused to any other.
+        let mut object = changed_object(&bed.config).to_vec();
+        let (_, license) = find_section(&object, "license\0");
+        assert_eq!(&object[license..license + 4], b"GPL\0");
+        object[license] = b'X';
+        let config = KernelConfig { object: Vec::leak(object), ..bed.config.clone() };
+        let refusal = Kernel::open(&config).map(drop).expect_err("it is not trusted").to_string();
+        assert!(refusal.contains("kernel refuses program admit"), "{refusal}");
+        assert!(refusal.contains("cannot call GPL-restricted function"), "{refusal}");
+        let (_, opened) = Kernel::open(&bed.config).expect("opening again");
         assert!(opened.has_adopted_maps && !opened.has_loaded && opened.updated.is_empty(), "{opened:?}");
     });
 }

@@ -128,7 +128,9 @@ impl Kernel {
             (Maps::of_pins(&folder)?, Programs::of_pins(&pins)?)
         } else {
             let mut loader = EbpfLoader::new();
-            loader.verifier_log_level(VerifierLogLevel::DISABLE);
+            // What fails is asked again with room for a log, and a log of no level is EINVAL whatever the failure was. This level
+            // has the verifier's words about a failure and nothing else.
+            loader.verifier_log_level(VerifierLogLevel::STATS);
             for name in name::ALL {
                 loader.map_pin_path(name, folder.join(name));
             }

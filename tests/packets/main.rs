@@ -9,6 +9,7 @@ mod fixtures;
 mod frame;
 mod guard;
 mod icmp;
+mod kill;
 mod limits;
 mod lists;
 mod martian;

@@ -142,6 +142,87 @@ pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Runs code in a copy of this process and returns its process id. What the code returns is the exit code; a panic is 101.
+///
+/// The copy has this thread only, and whatever the others hold locked stays locked in it: the code must not print through
+/// `std` nor use what other threads may be initializing.
+pub(crate) fn fork(code: impl FnOnce() -> i32) -> nix::unistd::Pid {
+    // SAFETY: see above; glibc makes its allocator usable in the copy.
+    match unsafe { nix::unistd::fork() }.expect("a copy of this process") {
+        nix::unistd::ForkResult::Parent { child } => child,
+        nix::unistd::ForkResult::Child => {
+            // Whoever ends the test's thread ends its copies.
+            nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).expect("a signal");
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(code)).unwrap_or(101);
+            // SAFETY: ends the copy at once, without the exit handlers of the process that it was copied from.
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+/// Writes to standard error from a copy of this process.
+pub(crate) fn complain(text: &str) {
+    // SAFETY: the bytes live through the call.
+    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+}
+
+/// From now on this process stops for its tracer (`PTRACE_EVENT_SECCOMP`) before each of these system calls, and before
+/// bpf(2) with one of these commands; all others cost what they always do.
+pub(crate) fn stop_at(calls: &[libc::c_long], commands: &[u32]) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // Offsets in struct seccomp_data of the number and of the lower half of the first argument.
+    const NUMBER: u32 = 0;
+    const ARGUMENT: u32 = 16;
+    let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let stop_if = |value| {
+        let skip = libc::sock_filter { code: JUMP_IF_EQUAL, jt: 0, jf: 1, k: value };
+        [skip, step(RETURN, libc::SECCOMP_RET_TRACE)]
+    };
+    let mut code = vec![step(LOAD, NUMBER)];
+    code.extend(calls.iter().flat_map(|call| stop_if(*call as u32)));
+    code.push(libc::sock_filter { code: JUMP_IF_EQUAL, jt: 1, jf: 0, k: libc::SYS_bpf as u32 });
+    code.push(step(RETURN, libc::SECCOMP_RET_ALLOW));
+    code.push(step(LOAD, ARGUMENT));
+    code.extend(commands.iter().flat_map(|command| stop_if(*command)));
+    code.push(step(RETURN, libc::SECCOMP_RET_ALLOW));
+    let filter = libc::sock_fprog { len: code.len() as u16, filter: code.as_mut_ptr() };
+    // SAFETY: the kernel copies the filter.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    assert!(result == 0, "seccomp: {}", io::Error::last_os_error());
+}
+
+/// Number and first argument of the system call that a stopped process is about to make.
+pub(crate) fn next_call(process: nix::unistd::Pid) -> (libc::c_long, u64) {
+    // struct ptrace_syscall_info (include/uapi/linux/ptrace.h, kernel 5.3): four words before number and arguments.
+    const PTRACE_GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+    let mut info = [0u64; 11];
+    // SAFETY: the kernel writes at most as many bytes as it is told that there are.
+    let written = unsafe {
+        libc::ptrace(
+            PTRACE_GET_SYSCALL_INFO,
+            process.as_raw(),
+            size_of_val(&info),
+            (&raw mut info).cast::<libc::c_void>(),
+        )
+    };
+    assert!(written > 0, "PTRACE_GET_SYSCALL_INFO: {}", io::Error::last_os_error());
+    (info[3] as libc::c_long, info[4])
+}
+
+/// Segments that the peer of a connection did not acknowledge in time and that were sent again, the first SYN among them.
+pub(crate) fn retransmits(socket: BorrowedFd<'_>) -> u32 {
+    // SAFETY: every bit pattern is a tcp_info.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    let at = (&raw mut info).cast();
+    // SAFETY: the kernel writes at most `length` bytes of `info`.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, at, &mut length) };
+    assert!(result == 0, "TCP_INFO: {}", io::Error::last_os_error());
+    info.tcpi_total_retrans
+}
+
 /// Loads an XDP program of somebody else's, which passes everything.
 pub(crate) fn load_neighbour(name: &str) -> OwnedFd {
     const XDP: u64 = 6;

@@ -148,7 +148,7 @@ fn a_program_that_the_kernel_refuses_is_named_with_the_verifiers_words() {
         object[license] = b'X';
         let config = KernelConfig { object: Vec::leak(object), ..bed.config.clone() };
         let refusal = Kernel::open(&config).map(drop).expect_err("it is not trusted").to_string();
-        assert!(refusal.contains("kernel refuses program admit"), "{refusal}");
+        assert!(refusal.contains("kernel refuses program explain"), "{refusal}");
         assert!(refusal.contains("cannot call GPL-restricted function"), "{refusal}");
         let (_, opened) = Kernel::open(&bed.config).expect("opening again");
         assert!(opened.has_adopted_maps && !opened.has_loaded && opened.updated.is_empty(), "{opened:?}");

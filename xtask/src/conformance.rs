@@ -19,7 +19,7 @@ use crate::{
     image, place, run,
 };
 
-/// Where reports go.
+/// Where reports go that are to be kept.
 const REPORTS: &str = "bench/results/conformance";
 
 /// What is deployed for the suite.
@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// List the tests of the profiles with the features that each needs, and run none.
     #[arg(long)]
     list: bool,
+    /// Folder that the report is written to; below the checkout, unless it is absolute.
+    #[arg(long, value_name = "DIR", default_value = REPORTS)]
+    report: PathBuf,
     /// Leave the agent deployed, and the cluster running that was started for this. One that ran before is left running anyway.
     #[arg(long)]
     keep: bool,
@@ -119,8 +122,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
 }
 
-/// Runs the whole suite, or the test of one name, against an agent that was built already; returns how many tests passed,
-/// failed and were left out.
+/// Runs the whole suite, or the test of one name, against an agent that was built already, and leaves the report with the logs;
+/// returns how many tests passed, failed and were left out.
 ///
 /// # Errors
 /// The suite cannot be run, or it fails without a test that does.
@@ -134,6 +137,7 @@ pub(crate) fn whole(agent: PathBuf, run_test: Option<String>) -> Result<(usize, 
         channel: Channel::Experimental,
         version: Release::Suite,
         list: false,
+        report: place::target().join("xtask"),
         keep: false,
         minutes: MINUTES,
         flags: Vec::new(),
@@ -228,7 +232,7 @@ fn report(args: &Args) -> PathBuf {
             name = format!("{name}-{}", profile.name().trim_start_matches("GATEWAY-").to_lowercase());
         }
     }
-    place::root().join(REPORTS).join(format!("{name}.yaml"))
+    place::root().join(&args.report).join(format!("{name}.yaml"))
 }
 
 /// Who the report is about.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 use serde_json::Value;
 
 use crate::{
@@ -23,13 +24,16 @@ use crate::{
 /// What `test` takes from the command line.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Levels to run; unit, packets, host and fuzz when none is named.
+    /// Levels to run; all when none is named.
     #[arg(value_enum)]
     levels: Vec<Level>,
     /// Run only tests whose name contains this (levels unit, packets, host and cluster; for fuzz: targets; for conformance: the
     /// test of this name).
     #[arg(long)]
     only: Option<String>,
+    /// How often an agent is killed in level packets; 1000 kills it before every single system call that changes something.
+    #[arg(long, value_name = "NUMBER")]
+    kills: Option<u32>,
     /// How long each fuzz target runs, in seconds.
     #[arg(long, default_value_t = fuzz::SECONDS)]
     fuzz_seconds: u32,
@@ -53,9 +57,6 @@ enum Level {
 }
 
 impl Level {
-    /// The levels of a run that names none. The last two, which bring a cluster along, are to be named.
-    const DEFAULT: [Self; 4] = [Self::Unit, Self::Packets, Self::Host, Self::Fuzz];
-
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
@@ -95,9 +96,9 @@ const PROGRAMS: &str = "ebpf/programs";
 /// # Errors
 /// A level failed.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let levels = if args.levels.is_empty() { Level::DEFAULT.to_vec() } else { args.levels.clone() };
+    let levels = if args.levels.is_empty() { Level::value_variants() } else { &args.levels };
     let mut rows = Vec::new();
-    for level in levels {
+    for &level in levels {
         let begun = Instant::now();
         let outcome = match level {
             Level::Unit => unit(args),
@@ -147,6 +148,7 @@ fn machine(level: Level, args: &Args) -> Result<Tally> {
     for target in targets(level) {
         let mut command = workspace("test");
         command.args(["--no-fail-fast", "--test", target]).env("TIDEGATE_BIN", &agent);
+        command.envs(args.kills.map(|kills| ("TIDEGATE_TEST_KILLS", kills.to_string())));
         tally.add(cargo_test(&format!("test: {}, target {target}", level.name()), &mut command, args)?);
     }
     if tally.passed == 0 && args.only.is_none() {

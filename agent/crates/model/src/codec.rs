@@ -7,6 +7,8 @@
 use bytes::BytesMut;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::texts::Texts;
+
 /// Largest packet with its header, in bytes: well below the smallest default of `net.core.wmem_default` (212,992).
 pub const MAX_PACKET: usize = 64 * 1024;
 
@@ -65,6 +67,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<Vec<u8>>, CodecError> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     partial: Option<BytesMut>,
+    texts: Texts,
 }
 
 impl Decoder {
@@ -81,7 +84,7 @@ impl Decoder {
         if header & FIRST != 0 {
             if header & LAST != 0 {
                 self.partial = None;
-                return decode(piece).map(Some);
+                return self.texts.share(|| decode(piece)).map(Some);
             }
             self.partial = Some(BytesMut::with_capacity(2 * MAX_PACKET));
         }
@@ -91,7 +94,7 @@ impl Decoder {
         }
         message.extend_from_slice(piece);
         if header & LAST != 0 {
-            return decode(&message).map(Some);
+            return self.texts.share(|| decode(&message)).map(Some);
         }
         self.partial = Some(message);
         Ok(None)

@@ -9,6 +9,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::texts;
+
 /// Name of a `TrafficDomain` object: cluster-scoped, unique, stable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -125,8 +127,10 @@ impl fmt::Display for Dial {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace; empty when cluster-scoped.
+    #[serde(deserialize_with = "texts::deserialize")]
     pub namespace: Arc<str>,
     /// Name within the namespace.
+    #[serde(deserialize_with = "texts::deserialize")]
     pub name: Arc<str>,
 }
 
@@ -148,9 +152,9 @@ impl fmt::Display for ObjectName {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Hostname {
     /// One host name.
-    Exact(Arc<str>),
+    Exact(#[serde(deserialize_with = "texts::deserialize")] Arc<str>),
     /// The part behind `*.`; matches every name that ends with `.` and this.
-    Wildcard(Arc<str>),
+    Wildcard(#[serde(deserialize_with = "texts::deserialize")] Arc<str>),
 }
 
 /// Why text is not a host name pattern.

@@ -14,6 +14,7 @@ pub mod listener;
 pub mod resource;
 pub mod rule;
 pub mod sources;
+mod texts;
 pub mod trust;
 
 pub use backend::{Backend, BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints};

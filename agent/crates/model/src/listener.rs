@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendIdentity, ClientValidation, FrontendKey, Hostname, ObjectName, Transport};
+use crate::{BackendIdentity, ClientValidation, FrontendKey, Hostname, ObjectName, Transport, texts};
 
 /// Key of a listener: the Gateway, the ListenerSet if it is one's, and the listener's name in it. Listeners of a Gateway and
 /// of its sets may have the same name.
@@ -15,6 +15,7 @@ pub struct ListenerKey {
     /// The ListenerSet that it stands in; `None` when it is the Gateway's own.
     pub set: Option<ObjectName>,
     /// `spec.listeners[].name`.
+    #[serde(deserialize_with = "texts::deserialize")]
     pub name: Arc<str>,
 }
 

@@ -176,7 +176,7 @@ impl Plan {
     }
 
     fn cors(&self) -> Option<&Cors> {
-        self.backend_filters().cors.as_ref().or(self.rule.filters.cors.as_ref())
+        self.backend_filters().cors.as_deref().or(self.rule.filters.cors.as_deref())
     }
 }
 
@@ -308,7 +308,7 @@ fn follow_rule(
         auth: auth.clone(),
         ..respond(status, reason, detail, headers)
     };
-    let grant_of = |cors: &Option<Cors>| cors.as_ref().map(|cors| cors.grant(head));
+    let grant_of = |cors: &Option<Box<Cors>>| cors.as_ref().map(|cors| cors.grant(head));
     let mut grant = grant_of(&filters.cors).unwrap_or(Grant::Nothing);
     let local_fields = || filters.cors.as_ref().map(|cors| cors.local_fields(&grant)).unwrap_or_default();
     if let Some(to) = &filters.redirect {

@@ -29,13 +29,13 @@ pub struct Filters {
     /// Edits of the response's fields.
     pub response: Edits,
     /// Answers instead of a backend.
-    pub redirect: Option<Redirect>,
+    pub redirect: Option<Box<Redirect>>,
     /// Rewrites host and path.
     pub rewrite: Rewrite,
     /// Copies of requests.
     pub mirrors: Vec<Mirror>,
     /// Cross-origin rules.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
     /// Who is asked before a request goes on.
     pub external_auth: Option<Rc<ExternalAuth>>,
     /// Why requests must be answered with 500, when a filter cannot be used.
@@ -69,7 +69,7 @@ impl Filters {
                     Ok(())
                 }
                 Filter::Redirect(redirect) => {
-                    Redirect::compile(redirect).map(|redirect| compiled.redirect = Some(redirect))
+                    Redirect::compile(redirect).map(|redirect| compiled.redirect = Some(Box::new(redirect)))
                 }
                 Filter::Rewrite(rewrite) => Rewrite::compile(rewrite).map(|rewrite| compiled.rewrite = rewrite),
                 Filter::Mirror(mirror) => {
@@ -82,7 +82,7 @@ impl Filters {
                     Ok(())
                 }
                 Filter::Cors(cors) => {
-                    compiled.cors = Some(Cors::compile(cors));
+                    compiled.cors = Some(Box::new(Cors::compile(cors)));
                     Ok(())
                 }
                 Filter::ExternalAuth(auth) => {

@@ -146,7 +146,7 @@ impl Dialled {
 /// TCP, and over UDP where a UDPRoute refers to it.
 fn dials(key: &BackendKey, addr: std::net::SocketAddr, has_datagrams: bool) -> impl Iterator<Item = Dial> {
     let (tcp, udp) = match key {
-        BackendKey::Service { .. } => (true, false),
+        BackendKey::Service { .. } | BackendKey::GrpcService { .. } | BackendKey::GrpcBackend { .. } => (true, false),
         BackendKey::UdpService { .. } => (false, true),
         BackendKey::Backend { .. } => (true, has_datagrams),
     };

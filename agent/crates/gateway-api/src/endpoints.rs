@@ -16,6 +16,7 @@ use tidegate_model::{BackendKey, BackendProtocol, Endpoint, EndpointState, Endpo
 
 use crate::{
     api,
+    object::Kind,
     status::{Condition, Conditions, Problem, condition},
 };
 
@@ -309,9 +310,10 @@ impl Collected {
 }
 
 /// The object that a backend's key names, as people write it.
-pub(crate) fn object_of(key: &BackendKey) -> (crate::Kind, &ObjectName) {
-    match key {
-        BackendKey::Service { name, .. } | BackendKey::UdpService { name, .. } => (crate::Kind::Service, name),
-        BackendKey::Backend { name } => (crate::Kind::Backend, name),
-    }
+pub(crate) fn object_of(key: &BackendKey) -> (Kind, &ObjectName) {
+    let kind = match key {
+        BackendKey::Service { .. } | BackendKey::GrpcService { .. } | BackendKey::UdpService { .. } => Kind::Service,
+        BackendKey::Backend { .. } | BackendKey::GrpcBackend { .. } => Kind::Backend,
+    };
+    (kind, key.name())
 }

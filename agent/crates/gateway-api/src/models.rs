@@ -29,17 +29,11 @@ struct Entry {
     model: Model,
     /// What is to become of a resource; `None` removes it.
     pending: BTreeMap<Key, Option<Resource>>,
-    backends: BTreeMap<BackendKey, BackendUsers>,
+    /// How many routes use a backend.
+    backends: BTreeMap<BackendKey, usize>,
     certificates: BTreeMap<CertificateKey, usize>,
     /// How many resources of `model` name a bundle of authorities.
     bundles: BTreeMap<CaBundleKey, usize>,
-}
-
-/// How many routes use a backend.
-#[derive(Debug, Default)]
-struct BackendUsers {
-    all: usize,
-    grpc: usize,
 }
 
 /// A backend as it is now, for the models that use it.
@@ -104,39 +98,25 @@ impl Models {
         }
     }
 
-    /// Counts one more user of a backend; `is_grpc` when it speaks gRPC to it.
-    pub(crate) fn use_backend(&mut self, domain: &DomainName, key: &BackendKey, is_grpc: bool, now: &CurrentBackend) {
+    /// Counts one more user of a backend.
+    pub(crate) fn use_backend(&mut self, domain: &DomainName, key: &BackendKey, now: &CurrentBackend) {
         let Some(entry) = self.entries.get_mut(domain) else { return };
         let users = entry.backends.entry(key.clone()).or_default();
-        users.all += 1;
-        users.grpc += usize::from(is_grpc);
-        if users.all == 1 || (is_grpc && users.grpc == 1) {
+        *users += 1;
+        if *users == 1 {
             entry.put_backend(key, now);
         }
     }
 
-    /// Counts one user of a backend less; the last one takes it out of the model. `now` is what the backend is, if it is
-    /// anything still.
-    pub(crate) fn release_backend(
-        &mut self,
-        domain: &DomainName,
-        key: &BackendKey,
-        is_grpc: bool,
-        now: Option<&CurrentBackend>,
-    ) {
+    /// Counts one user of a backend less; the last one takes it out of the model.
+    pub(crate) fn release_backend(&mut self, domain: &DomainName, key: &BackendKey) {
         let Some(entry) = self.entries.get_mut(domain) else { return };
         let Some(users) = entry.backends.get_mut(key) else { return };
-        users.all = users.all.saturating_sub(1);
-        users.grpc = users.grpc.saturating_sub(usize::from(is_grpc));
-        if users.all == 0 {
+        *users = users.saturating_sub(1);
+        if *users == 0 {
             entry.backends.remove(key);
             entry.remove(Key::Backend(key.clone()));
             entry.remove(Key::Endpoints(key.clone()));
-        } else if is_grpc
-            && users.grpc == 0
-            && let Some(now) = now
-        {
-            entry.put_backend(key, now);
         }
     }
 
@@ -240,8 +220,7 @@ impl Entry {
     }
 
     fn put_backend(&mut self, key: &BackendKey, now: &CurrentBackend) {
-        let is_grpc = self.backends.get(key).is_some_and(|users| users.grpc > 0);
-        let usual = if is_grpc { BackendProtocol::Http2 } else { BackendProtocol::Http1 };
+        let usual = if key.is_grpc() { BackendProtocol::Http2 } else { BackendProtocol::Http1 };
         let backend = Backend { protocol: now.protocol.unwrap_or(usual), tls: now.tls.clone() };
         self.put(Resource::Backend(key.clone(), Arc::new(backend)));
         self.put(Resource::Endpoints(key.clone(), now.endpoints.clone()));

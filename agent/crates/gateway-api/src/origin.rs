@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use tidegate_model::{CaBundleKey, DomainName, FrontendKey, Key, ListenerKey, ObjectName, RuleKind};
+use tidegate_model::{BackendKey, CaBundleKey, DomainName, FrontendKey, Key, ListenerKey, ObjectName, RuleKind};
 
 use crate::{
     api::ConfigMapReference,
@@ -72,9 +72,10 @@ pub(crate) fn find_resource(store: &Store, key: &Key) -> Origin {
         Key::Backend(key) | Key::Endpoints(key) => {
             let (kind, name) = object_of(key);
             let field = match key {
-                tidegate_model::BackendKey::Service { port, .. }
-                | tidegate_model::BackendKey::UdpService { port, .. } => format!("spec.ports[port={port}]"),
-                tidegate_model::BackendKey::Backend { .. } => "spec.endpoints".to_owned(),
+                BackendKey::Service { port, .. }
+                | BackendKey::GrpcService { port, .. }
+                | BackendKey::UdpService { port, .. } => format!("spec.ports[port={port}]"),
+                BackendKey::Backend { .. } | BackendKey::GrpcBackend { .. } => "spec.endpoints".to_owned(),
             };
             Origin::new(kind, name.clone(), field)
         }

@@ -19,8 +19,6 @@ pub(crate) struct Uses {
     pub(crate) named: BTreeSet<BackendKey>,
     /// Backends that requests may be sent to.
     pub(crate) usable: BTreeSet<BackendKey>,
-    /// Those of them that are asked in gRPC, whatever the routes speak.
-    pub(crate) grpc: BTreeSet<BackendKey>,
     /// Namespaces whose grants matter.
     pub(crate) grants: BTreeSet<Arc<str>>,
     /// References that lead nowhere.
@@ -47,7 +45,25 @@ impl<'a> Resolver<'a> {
 
     /// Finds the backend that the reference in `field` leads to. A reference that leads nowhere is noted.
     pub(crate) fn resolve(&mut self, field: &str, reference: &BackendObjectReference) -> Result<BackendKey, Problem> {
-        let resolved = self.find(field, reference);
+        self.resolve_as(field, reference, self.kind == Kind::GRPCRoute)
+    }
+
+    /// As [`Self::resolve`], for a backend that is asked in gRPC, whatever the route speaks.
+    pub(crate) fn resolve_grpc(
+        &mut self,
+        field: &str,
+        reference: &BackendObjectReference,
+    ) -> Result<BackendKey, Problem> {
+        self.resolve_as(field, reference, true)
+    }
+
+    fn resolve_as(
+        &mut self,
+        field: &str,
+        reference: &BackendObjectReference,
+        is_grpc: bool,
+    ) -> Result<BackendKey, Problem> {
+        let resolved = self.find(field, reference, is_grpc);
         match &resolved {
             Ok(key) => {
                 self.uses.usable.insert(key.clone());
@@ -57,18 +73,7 @@ impl<'a> Resolver<'a> {
         resolved
     }
 
-    /// As [`Self::resolve`], for a backend that is asked in gRPC.
-    pub(crate) fn resolve_grpc(
-        &mut self,
-        field: &str,
-        reference: &BackendObjectReference,
-    ) -> Result<BackendKey, Problem> {
-        let key = self.resolve(field, reference)?;
-        self.uses.grpc.insert(key.clone());
-        Ok(key)
-    }
-
-    fn find(&mut self, field: &str, reference: &BackendObjectReference) -> Result<BackendKey, Problem> {
+    fn find(&mut self, field: &str, reference: &BackendObjectReference, is_grpc: bool) -> Result<BackendKey, Problem> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Service");
         let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(self.namespace);
@@ -78,10 +83,12 @@ impl<'a> Resolver<'a> {
                 let port = reference.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
                 let key = match self.kind {
                     Kind::UDPRoute => BackendKey::UdpService { name, port },
+                    _ if is_grpc => BackendKey::GrpcService { name, port },
                     _ => BackendKey::Service { name, port },
                 };
                 (key, port == 0)
             }
+            (OWN_GROUP | ENVOY_GROUP, "Backend") if is_grpc => (BackendKey::GrpcBackend { name }, false),
             (OWN_GROUP | ENVOY_GROUP, "Backend") => (BackendKey::Backend { name }, false),
             _ => {
                 let shown = if group.is_empty() { "the core group" } else { group };

@@ -6,11 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BackendTls, ObjectName};
 
-/// Key of a backend: what a `backendRef` names.
+/// Key of a backend: what a `backendRef` names, and how it is meant to be spoken to where the object does not say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BackendKey {
     /// A TCP port of a Service.
     Service {
+        /// The Service.
+        name: ObjectName,
+        /// `spec.ports[].port`.
+        port: u16,
+    },
+    /// A TCP port of a Service that routes speak gRPC to.
+    GrpcService {
         /// The Service.
         name: ObjectName,
         /// `spec.ports[].port`.
@@ -28,14 +35,39 @@ pub enum BackendKey {
         /// The Backend.
         name: ObjectName,
     },
+    /// A `Backend` object that routes speak gRPC to.
+    GrpcBackend {
+        /// The Backend.
+        name: ObjectName,
+    },
+}
+
+impl BackendKey {
+    /// Namespace and name of the object.
+    pub fn name(&self) -> &ObjectName {
+        match self {
+            Self::Service { name, .. }
+            | Self::GrpcService { name, .. }
+            | Self::UdpService { name, .. }
+            | Self::Backend { name }
+            | Self::GrpcBackend { name } => name,
+        }
+    }
+
+    /// Whether routes speak gRPC to it.
+    pub fn is_grpc(&self) -> bool {
+        matches!(self, Self::GrpcService { .. } | Self::GrpcBackend { .. })
+    }
 }
 
 impl fmt::Display for BackendKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service { name, port } => write!(f, "Service/{name}:{port}"),
+            Self::GrpcService { name, port } => write!(f, "Service/{name}:{port}/gRPC"),
             Self::UdpService { name, port } => write!(f, "Service/{name}:{port}/UDP"),
             Self::Backend { name } => write!(f, "Backend/{name}"),
+            Self::GrpcBackend { name } => write!(f, "Backend/{name}/gRPC"),
         }
     }
 }

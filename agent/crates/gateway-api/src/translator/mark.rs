@@ -33,9 +33,9 @@ pub(super) struct Work {
     pub(super) unserved: BTreeSet<ObjectRef>,
 }
 
-/// Keys of all TCP ports of a Service.
-pub(super) fn ports_of(name: &ObjectName) -> std::ops::RangeInclusive<BackendKey> {
-    BackendKey::Service { name: name.clone(), port: 0 }..=BackendKey::Service { name: name.clone(), port: u16::MAX }
+/// Keys of a `Backend` object.
+pub(super) fn keys_of_backend(name: &ObjectName) -> [BackendKey; 2] {
+    [BackendKey::Backend { name: name.clone() }, BackendKey::GrpcBackend { name: name.clone() }]
 }
 
 impl Translator {
@@ -77,7 +77,7 @@ impl Translator {
                 self.work.routes.extend(self.edges.route_grants.sources_of(namespace).cloned());
             }
             Kind::Backend => {
-                self.work.backends.insert(BackendKey::Backend { name: name.clone() });
+                self.work.backends.extend(keys_of_backend(name));
                 self.work.unserved.insert(reference.clone());
                 self.work.tls_policy_statuses.extend(self.store.tls_policies_of(reference).cloned());
             }
@@ -109,11 +109,19 @@ impl Translator {
         }
     }
 
+    /// The TCP ports of a Service that routes refer to.
+    pub(super) fn tcp_ports_of(&self, name: &ObjectName) -> impl Iterator<Item = &BackendKey> {
+        let plain = |port| BackendKey::Service { name: name.clone(), port };
+        let grpc = |port| BackendKey::GrpcService { name: name.clone(), port };
+        let targets = &self.edges.route_backends;
+        targets.targets_in(plain(0)..=plain(u16::MAX)).chain(targets.targets_in(grpc(0)..=grpc(u16::MAX)))
+    }
+
     /// Marks the ports of a Service that routes refer to, or only where their endpoints are.
     pub(super) fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
         let udp = |port| BackendKey::UdpService { name: name.clone(), port };
-        let targets = &self.edges.route_backends;
-        let keys = targets.targets_in(ports_of(name)).chain(targets.targets_in(udp(0)..=udp(u16::MAX))).cloned();
+        let keys = self.tcp_ports_of(name).chain(self.edges.route_backends.targets_in(udp(0)..=udp(u16::MAX)));
+        let keys: Vec<_> = keys.cloned().collect();
         if endpoints_only {
             self.work.endpoints.extend(keys);
         } else {

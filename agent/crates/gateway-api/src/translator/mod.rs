@@ -216,7 +216,7 @@ impl Translator {
         addresses.sort_unstable();
         addresses.dedup();
         for name in self.store.resolve(&crate::endpoints::normalize(hostname), addresses) {
-            self.work.endpoints.insert(BackendKey::Backend { name });
+            self.work.endpoints.extend(mark::keys_of_backend(&name));
         }
         self.settle()
     }

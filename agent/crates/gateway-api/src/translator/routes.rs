@@ -25,8 +25,7 @@ use crate::{
 pub(super) struct RouteState {
     /// Rules or forwards.
     rules: BTreeMap<DomainName, BTreeSet<Key>>,
-    /// With whether they are spoken to in gRPC.
-    backends: BTreeSet<(DomainName, BackendKey, bool)>,
+    backends: BTreeSet<(DomainName, BackendKey)>,
     pub(super) attached: BTreeSet<ListenerKey>,
     /// Whether the labels of its namespace decide about an attachment.
     pub(super) reads_labels: bool,
@@ -76,8 +75,7 @@ impl Translator {
         // What is put into a model that is not here would be missing when it comes.
         attachments.retain(|domain, _| self.models.is_here(domain));
         for (domain, attachments) in attachments {
-            let is_grpc = |key| route.kind == Kind::GRPCRoute || draft.uses.grpc.contains(key);
-            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone(), is_grpc(key))));
+            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone())));
             let attachments: Vec<_> = attachments.into_values().collect();
             let resources = find_resources(route, &draft, &attachments);
             state.rules.insert(domain.clone(), resources.iter().map(Resource::key).collect());
@@ -118,14 +116,13 @@ impl Translator {
     /// Replaces the record of what a route has in the models, and brings everything counted in line with it.
     fn replace_route(&mut self, route: &ObjectRef, state: RouteState) {
         let before = self.routes.remove(route).unwrap_or_default();
-        for (domain, key, is_grpc) in state.backends.difference(&before.backends) {
+        for (domain, key) in state.backends.difference(&before.backends) {
             if let Some(current) = self.backends.get(key).and_then(|backend| backend.current()) {
-                self.models.use_backend(domain, key, *is_grpc, &current);
+                self.models.use_backend(domain, key, &current);
             }
         }
-        for (domain, key, is_grpc) in before.backends.difference(&state.backends) {
-            let current = self.backends.get(key).and_then(|backend| backend.current());
-            self.models.release_backend(domain, key, *is_grpc, current.as_ref());
+        for (domain, key) in before.backends.difference(&state.backends) {
+            self.models.release_backend(domain, key);
         }
         for (domain, keys) in &before.rules {
             let kept = state.rules.get(domain);

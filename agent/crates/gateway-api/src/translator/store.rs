@@ -145,9 +145,11 @@ impl Store {
             check_service(name, port, transport, self.find_service(name).map(|service| &**service)).map(|_| ())
         };
         match key {
-            BackendKey::Service { name, port } => check(name, *port, Transport::Tcp),
+            BackendKey::Service { name, port } | BackendKey::GrpcService { name, port } => {
+                check(name, *port, Transport::Tcp)
+            }
             BackendKey::UdpService { name, port } => check(name, *port, Transport::Udp),
-            BackendKey::Backend { name } => {
+            BackendKey::Backend { name } | BackendKey::GrpcBackend { name } => {
                 check_backend(name, self.find_backend(name).map(|backend| &**backend)).map(|_| ())
             }
         }
@@ -156,8 +158,10 @@ impl Store {
     /// Checks that requests can be sent to a backend.
     pub(crate) fn read_backend(&self, key: &BackendKey) -> ReadBackend {
         let read = match key {
-            BackendKey::Backend { name } => read_backend(name, self.find_backend(name).map(|backend| &**backend)),
-            BackendKey::Service { name, port } => {
+            BackendKey::Backend { name } | BackendKey::GrpcBackend { name } => {
+                read_backend(name, self.find_backend(name).map(|backend| &**backend))
+            }
+            BackendKey::Service { name, port } | BackendKey::GrpcService { name, port } => {
                 read_service(name, *port, Transport::Tcp, self.find_service(name).map(|service| &**service))
             }
             BackendKey::UdpService { name, port } => {
@@ -219,7 +223,7 @@ impl Store {
 
     /// Whether a backend is the port of that name.
     fn is_port(&self, key: &BackendKey, section: &str) -> bool {
-        let BackendKey::Service { name, port } = key else { return false };
+        let (BackendKey::Service { name, port } | BackendKey::GrpcService { name, port }) = key else { return false };
         let port = self.find_service(name).and_then(|service| find_port(service, *port, Transport::Tcp));
         port.is_some_and(|port| port.name.as_deref() == Some(section))
     }
@@ -233,11 +237,13 @@ impl Store {
     /// Endpoints of a backend.
     pub(crate) fn read_endpoints(&self, key: &BackendKey) -> Endpoints {
         match key {
-            BackendKey::Backend { name } => self
+            BackendKey::Backend { name } | BackendKey::GrpcBackend { name } => self
                 .find_backend(name)
                 .map(|backend| read_backend_endpoints(backend, &self.resolved))
                 .unwrap_or_default(),
-            BackendKey::Service { name, port } | BackendKey::UdpService { name, port } => {
+            BackendKey::Service { name, port }
+            | BackendKey::GrpcService { name, port }
+            | BackendKey::UdpService { name, port } => {
                 let is_udp = matches!(key, BackendKey::UdpService { .. });
                 let transport = if is_udp { Transport::Udp } else { Transport::Tcp };
                 let Some(service) = self.find_service(name) else { return Endpoints::default() };

@@ -8,7 +8,7 @@ use std::{
 
 use tidegate_model::{BackendKey, BackendTls, CaBundle, CaBundleKey, ObjectName, Trust};
 
-use super::Translator;
+use super::{Translator, mark::keys_of_backend};
 use crate::{
     ca_bundles::read_bundle,
     generated::common::ParentReference,
@@ -110,7 +110,7 @@ impl Translator {
         match object.kind {
             Kind::Service => self.mark_service(&object.name, false),
             _ => {
-                self.work.backends.insert(BackendKey::Backend { name: object.name.clone() });
+                self.work.backends.extend(keys_of_backend(&object.name));
             }
         }
     }
@@ -221,10 +221,8 @@ impl Translator {
     /// Gateways with routes to the backends that a target means.
     fn find_users(&self, target: &Target) -> BTreeSet<ObjectName> {
         let keys: Vec<_> = match target.object.kind {
-            Kind::Service => {
-                self.edges.route_backends.targets_in(super::mark::ports_of(&target.object.name)).cloned().collect()
-            }
-            _ => vec![BackendKey::Backend { name: target.object.name.clone() }],
+            Kind::Service => self.tcp_ports_of(&target.object.name).cloned().collect(),
+            _ => keys_of_backend(&target.object.name).to_vec(),
         };
         let meant = keys.iter().filter(|key| self.store.is_meant(target, key));
         let routes = meant.flat_map(|key| self.edges.route_backends.sources_of(key));

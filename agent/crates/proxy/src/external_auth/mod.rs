@@ -356,8 +356,7 @@ fn check<'a>(
 }
 
 fn grpc_head(backend: &BackendKey, frame_len: usize) -> RequestHead {
-    let (BackendKey::Service { name, .. } | BackendKey::UdpService { name, .. } | BackendKey::Backend { name }) =
-        backend;
+    let name = backend.name();
     let authority = format!("{}.{}", name.name, name.namespace);
     let mut head = RequestHead::new(Method::POST);
     head.fill_target(grpc::PATH);

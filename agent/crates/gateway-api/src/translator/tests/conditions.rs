@@ -505,25 +505,43 @@ fn backends_are_resolved_by_address_and_by_name() {
 }
 
 #[test]
-fn a_grpc_route_makes_its_backend_speak_http2() {
+fn a_grpc_route_speaks_http2_to_a_port_that_others_go_on_speaking_http1_to() {
     let mut world = World::example();
-    let key = || BackendKey::Service { name: ObjectName::new("shop", "products-v1"), port: 8080 };
-    let protocol = |world: &World| match world.find("public", &Key::Backend(key())) {
-        Some(Resource::Backend(_, backend)) => backend.protocol,
+    let name = || ObjectName::new("shop", "products-v1");
+    let plain = Key::Backend(BackendKey::Service { name: name(), port: 8080 });
+    let grpc = BackendKey::GrpcService { name: name(), port: 8080 };
+    let protocol = |world: &World, key: &Key| match world.find("public", key) {
+        Some(Resource::Backend(_, backend)) => Some(backend.protocol),
+        None => None,
         other => panic!("{other:?}"),
     };
-    assert_eq!(protocol(&world), BackendProtocol::Http1);
+    let grpc_key = Key::Backend(grpc.clone());
+    assert_eq!((protocol(&world, &plain), protocol(&world, &grpc_key)), (Some(BackendProtocol::Http1), None));
     world.put(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: g, namespace: shop}\n\
          spec: {parentRefs: [{name: external, namespace: gw-external}], rules: [{matches: [{method: {service: a.B, method: C}}], backendRefs: [{name: products-v1, port: 8080}]}]}",
     );
     world.assert_condition((Kind::GRPCRoute, "shop", "g", ""), "Accepted=true Accepted", "");
-    assert_eq!(protocol(&world), BackendProtocol::Http2);
+    let both = (Some(BackendProtocol::Http1), Some(BackendProtocol::Http2));
+    assert_eq!((protocol(&world, &plain), protocol(&world, &grpc_key)), both);
     let rule = Key::Rule(RuleKey { kind: RuleKind::GRPCRoute, route: ObjectName::new("shop", "g"), index: 0 });
     let Some(Resource::Rule(_, rule)) = world.find("public", &rule) else { panic!() };
     assert_eq!(rule.matches[0].path, PathMatch::Exact(Arc::from("/a.B/C")));
+    assert_eq!(rule.backends[0].target, BackendTarget::Backend(grpc.clone()));
+    let endpoints = |world: &World, key: &BackendKey| match world.find("public", &Key::Endpoints(key.clone())) {
+        Some(Resource::Endpoints(_, endpoints)) => endpoints.endpoints.len(),
+        other => panic!("{other:?}"),
+    };
+    // Both follow what becomes of the Service and its endpoints.
+    let before = endpoints(&world, &grpc);
+    world.put(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: products-v1-more, namespace: shop, labels: {kubernetes.io/service-name: products-v1}}\n\
+         addressType: IPv4\nports: [{name: \"\", port: 3000}, {name: http, port: 3000}]\nendpoints: [{addresses: [10.30.9.9]}]",
+    );
+    assert_eq!(endpoints(&world, &grpc), before + 1);
+    assert_eq!(endpoints(&world, &BackendKey::Service { name: name(), port: 8080 }), before + 1);
     world.delete(Kind::GRPCRoute, "shop", "g");
-    assert_eq!(protocol(&world), BackendProtocol::Http1);
+    assert_eq!((protocol(&world, &plain), protocol(&world, &grpc_key)), (Some(BackendProtocol::Http1), None));
 }
 
 #[test]

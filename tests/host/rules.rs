@@ -81,6 +81,42 @@ fn an_authorization_server_decides_and_its_absence_refuses() {
 }
 
 #[test]
+fn a_listener_asks_before_any_route_is_looked_for() {
+    let lab = Lab::create().unwrap();
+    let world = World::build(&lab);
+    let auth = backend(&lab, "auth", "10.30.0.22:8080");
+    // The shop's namespace, which the Gateway may not refer to yet.
+    lab.write("auth.yaml", &objects::service_at("shop", "auth", &["10.30.0.22"])).unwrap();
+    let filter = "filters: {requests: [{type: ExternalAuth, externalAuth: {protocol: HTTP, \
+                  backendRef: {name: auth, namespace: shop, port: 8080}, http: {path: /check, allowedHeaders: [x-lab-status]}}}]}";
+    let asking = objects::http_listener("http", 80).replacen('{', &format!("{{{filter}, "), 1);
+    lab.edit("gateways.yaml", &objects::http_listener("http", 80), &asking).unwrap();
+    let agent = Agent::start(&lab).unwrap();
+    wait_status(&lab.internet, &public(), SHOP, "/", 500);
+    let grant = "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: gateways, namespace: shop}\n\
+                 spec: {from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: gw}], to: [{group: \"\", kind: Service}]}\n";
+    lab.write("grant.yaml", grant).unwrap();
+    let allowed = wait_status(&lab.internet, &public(), SHOP, "/a", 200);
+    assert!(allowed.backend().unwrap().starts_with("shop"));
+    let before: u64 = world.shop.iter().map(tidegate_lab::Backend::requests).sum();
+    let denied = ask(&lab, &[("x-lab-status", "403")]);
+    assert_eq!((denied.status, denied.backend()), (403, Some("auth")));
+    let request = Request::get("nobody.example.com", "/lost").header("x-lab-status", "401");
+    assert_eq!(send(&lab.internet, &public(), request).unwrap().status, 401, "no route has it, and nobody learns that");
+    assert_eq!(world.shop.iter().map(tidegate_lab::Backend::requests).sum::<u64>(), before);
+    assert!(auth.paths().contains(&"/check/lost".to_owned()), "{:?}", auth.paths());
+    let destination = public().addr.to_string();
+    let words = ["explain", "--src", "198.51.100.10", "--dst", &destination, "--host", SHOP, "--path", "/"];
+    let explained = agent.cli(&words).unwrap();
+    for word in ["authorization", "Service/shop/auth:8080", "spec.listeners[http].filters.requests"] {
+        assert!(explained.out.contains(word), "{word} is missing: {explained:?}");
+    }
+    // Without the grant nobody may be asked, so nobody gets in.
+    lab.write("grant.yaml", "").unwrap();
+    wait_status(&lab.internet, &public(), SHOP, "/", 500);
+}
+
+#[test]
 fn a_backend_ref_rewrites_what_it_gets() {
     let lab = Lab::create().unwrap();
     let _world = World::build(&lab);

@@ -8,7 +8,7 @@ use tidegate_model::{BackendTarget, ListenerKey, Model, Resource, Rule, Trust};
 use tidegate_proxy::{
     balance::Prng,
     certificates::{TlsContext, load_system_authorities},
-    decide::{ConnectionFacts, Decision, LocalResponse, decide as decide_request},
+    decide::{ConnectionFacts, Decision, LocalResponse, decide as decide_request, find_listener},
     http::head::RequestHead,
     tables::{CompiledRule, ListenerState, Tables},
 };
@@ -47,9 +47,12 @@ pub(super) fn decide(model: &Model, question: &Question, asked: &RequestQuestion
         is_tls,
         sni: is_tls.then(|| head.host().into()),
     };
-    match decide_request(&tables, &facts, &head, &mut Prng::from_seed(u64::from(question.source_port))) {
+    let listener = find_listener(&tables, &facts, &head);
+    match decide_request(&tables, listener, &facts, &head, &mut Prng::from_seed(u64::from(question.source_port))) {
         Decision::Forward(plan) => {
-            let mut steps = vec![listener_step(&plan.listener), rule_step(&plan.rule)];
+            let mut steps = vec![listener_step(&plan.listener)];
+            steps.extend(authorization_step(&plan.listener));
+            steps.push(rule_step(&plan.rule));
             let (ready, terminating) = plan.backend.count_endpoints();
             steps.push(
                 Step::new("backend", format!("forwarded; {ready} endpoints ready, {terminating} terminating")).by(
@@ -63,6 +66,7 @@ pub(super) fn decide(model: &Model, question: &Question, asked: &RequestQuestion
         Decision::Respond(response) => {
             let mut steps = Vec::new();
             steps.extend(response.listener.as_deref().map(listener_step));
+            steps.extend(response.listener.as_deref().and_then(authorization_step));
             steps.extend(response.rule.as_deref().map(rule_step));
             steps.push(response_step(&response));
             (steps, RequestAnswer { status: Some(response.status), backend: None })
@@ -93,6 +97,20 @@ fn listener_step(listener: &ListenerState) -> Step {
         format!("spec.listeners[{}].hostname", listener.key.name),
         hostname,
     )
+}
+
+/// Whom the listener asks. What they would answer is not known here.
+fn authorization_step(listener: &ListenerState) -> Option<Step> {
+    let backends = listener.source.auth.iter().map(|auth| auth.backend.as_ref());
+    let servers: Vec<_> = backends.map(|key| key.map_or("nobody".to_owned(), ToString::to_string)).collect();
+    let outcome = "asked first: may deny the request, or change fields that rules match on";
+    (!servers.is_empty()).then(|| {
+        Step::new("authorization", outcome).by(
+            holder(&listener.key),
+            format!("spec.listeners[{}].filters.requests", listener.key.name),
+            servers.join(", "),
+        )
+    })
 }
 
 /// The object that a listener stands in.

@@ -124,7 +124,7 @@ pub(super) enum Claim {
     /// Nobody else has it.
     First(UnixListener),
     /// Another init has handed it over.
-    After(Estate),
+    After(Box<Estate>),
     /// Another init has it, and does not hand it over.
     Refused(String),
     /// This init was told to stop meanwhile.
@@ -173,7 +173,7 @@ pub(super) fn claim(instance: &str, door: Option<&Path>, signals: &SignalFd) -> 
 }
 
 enum Knock {
-    Received(Estate),
+    Received(Box<Estate>),
     Nothing(String),
     Stopped,
 }
@@ -207,7 +207,7 @@ fn knock(door: &Path, signals: &SignalFd) -> anyhow::Result<Knock> {
                 let Some(lock) = lock else { return Ok(Knock::Nothing("it keeps the lock".to_owned())) };
                 info!(descriptors = kept.len(), workers = workers.len(), "the instance was handed over");
                 let predecessor = Predecessor { channel, workers };
-                return Ok(Knock::Received(Estate { lock, kept, predecessor }));
+                return Ok(Knock::Received(Box::new(Estate { lock, kept, predecessor })));
             }
             None => {
                 let left = deadline.saturating_duration_since(Instant::now());

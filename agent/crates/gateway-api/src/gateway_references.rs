@@ -1,5 +1,5 @@
-//! What a Gateway refers to: Secrets with certificates, and bundles of authorities. Into other namespaces only with a
-//! ReferenceGrant there.
+//! What a Gateway refers to: Secrets with certificates, bundles of authorities, and servers that its listeners ask. Into other
+//! namespaces only with a ReferenceGrant there.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,7 +9,8 @@ use crate::{
     ca_bundles::find_key,
     generated::{common::SecretObjectReference, gateway::ObjectReference},
     grants::CrossReference,
-    object::GATEWAY_GROUP,
+    object::{GATEWAY_GROUP, Kind},
+    references::Resolver,
     status::Problem,
     translator::store::Store,
 };
@@ -18,8 +19,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct GatewayReferences<'a> {
     store: &'a Store,
-    from_kind: &'static str,
+    from_kind: Kind,
     namespace: &'a str,
+    /// Servers that listeners ask.
+    pub(crate) backends: Resolver<'a>,
     /// Secrets with certificates, whether they exist or not.
     pub(crate) secrets: BTreeSet<ObjectName>,
     /// Bundles of authorities, whether they exist or not.
@@ -30,11 +33,12 @@ pub(crate) struct GatewayReferences<'a> {
 
 impl<'a> GatewayReferences<'a> {
     /// References of an object of a kind of Gateway API.
-    pub(crate) fn new(store: &'a Store, from_kind: &'static str, namespace: &'a str) -> Self {
+    pub(crate) fn new(store: &'a Store, from_kind: Kind, namespace: &'a str) -> Self {
         Self {
             store,
             from_kind,
             namespace,
+            backends: Resolver::new(store, from_kind, namespace),
             secrets: BTreeSet::new(),
             bundles: BTreeSet::new(),
             grants: BTreeSet::new(),
@@ -93,7 +97,7 @@ impl<'a> GatewayReferences<'a> {
         self.grants.insert(name.namespace.clone());
         let cross = CrossReference {
             from_group: GATEWAY_GROUP,
-            from_kind: self.from_kind,
+            from_kind: self.from_kind.as_str(),
             from_namespace: self.namespace,
             to_group: "",
             to_kind: kind,

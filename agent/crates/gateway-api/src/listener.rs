@@ -2,15 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tidegate_model::{Hostname, ObjectName, Protocol, TlsMode};
+use tidegate_model::{ExternalAuth, Hostname, ObjectName, Protocol, TlsMode};
 
 use crate::{
     client_validation::ClientValidationDraft,
     conflicts::Family,
     gateway_references::GatewayReferences,
-    generated::common::{self, Listener},
+    generated::common::{self, Listener, ListenerFilter, ListenerFilterType},
+    httproute::read_external_auth,
     namespaces::AllowedNamespaces,
     object::GATEWAY_GROUP,
+    references::Resolver,
     status::Problem,
 };
 
@@ -52,6 +54,10 @@ pub(crate) struct ListenerDraft {
     pub(crate) certificates: Vec<Result<ObjectName, Problem>>,
     /// What is asked of clients.
     pub(crate) clients: Option<ClientValidationDraft>,
+    /// Whom requests are shown to before a rule is looked for.
+    pub(crate) auth: Vec<ExternalAuth>,
+    /// Why one of them cannot be asked.
+    pub(crate) auth_problem: Option<Problem>,
 }
 
 impl ListenerDraft {
@@ -136,14 +142,6 @@ fn read_listener(
     if let Some(problem) = problem {
         reject(Problem::new(problem.reason, format!("{field}.{}", problem.message)));
     }
-    if listener.filters.as_ref().is_some_and(|filters| filters.requests.as_ref().is_some_and(|list| !list.is_empty())) {
-        reject(Problem::new(
-            "UnsupportedValue",
-            format!(
-                "{field}.filters is not served yet, and serving without them would let through what they stop: remove it"
-            ),
-        ));
-    }
     let tls = listener.tls.as_ref();
     let is_passthrough = tls.is_some_and(|tls| tls.mode == Some(common::TlsMode::Passthrough));
     if is_passthrough && protocol == Some(Protocol::Https) {
@@ -167,6 +165,16 @@ fn read_listener(
     for option in tls.and_then(|tls| tls.options.as_ref()).into_iter().flatten() {
         unenforced.push(format!("{field}.tls.options[{}] is not known", option.0));
     }
+    let filters = listener.filters.as_ref().and_then(|filters| filters.requests.as_deref()).unwrap_or_default();
+    if !filters.is_empty() && !matches!(protocol, None | Some(Protocol::Http | Protocol::Https)) {
+        reject(Problem::new(
+            "UnsupportedValue",
+            format!("{field}.filters: connections of protocol {} have no requests: remove it", listener.protocol),
+        ));
+    }
+    let auth = read_filters(&format!("{field}.filters.requests"), filters, &mut references.backends);
+    let auth = auth.map_err(&mut reject).unwrap_or_default();
+    let auth_problem = references.backends.take_problems().into_iter().next();
     let (kinds, kinds_problem) = read_kinds(&field, protocol, listener);
     let certificates = match tls_mode {
         Some(TlsMode::Terminate) => named
@@ -195,7 +203,35 @@ fn read_listener(
         namespaces,
         certificates,
         clients: None,
+        auth,
+        auth_problem,
     }
+}
+
+/// Whom a listener asks about requests, in this order. The error is a filter that cannot be carried out: serving without it would
+/// let through what it stops. A reference that leads nowhere is noted, and refuses every request.
+fn read_filters(
+    field: &str,
+    filters: &[ListenerFilter],
+    backends: &mut Resolver<'_>,
+) -> Result<Vec<ExternalAuth>, Problem> {
+    let refusal = |message| Problem::new("UnsupportedValue", message);
+    let read = filters.iter().enumerate().map(|(index, filter)| {
+        let field = format!("{field}[{index}]");
+        match (&filter.r#type, &filter.external_auth) {
+            (ListenerFilterType::ExternalAuth, Some(auth)) => {
+                read_external_auth(&format!("{field}.externalAuth"), auth, backends).map_err(refusal)
+            }
+            (ListenerFilterType::ExternalAuth, None) => {
+                Err(refusal(format!("{field}.externalAuth is missing: write it, or remove the filter")))
+            }
+            (ListenerFilterType::ExtensionRef, _) => Err(refusal(format!(
+                "{field}.extensionRef: no filter of another kind is served, and serving without it would let through what it \
+                 stops: use ExternalAuth, or remove it"
+            ))),
+        }
+    });
+    read.collect()
 }
 
 /// Kinds that may attach: those of the protocol that `allowedRoutes.kinds` names, or all of them.

@@ -1,4 +1,4 @@
-//! References of routes to backends: which backend a `backendRef` means, and whether the route may use it.
+//! References of routes and listeners to backends: which backend a `backendRef` means, and whether it may be used.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
     translator::store::Store,
 };
 
-/// What a route refers to: what it depends on, and what of it can be used.
+/// What an object refers to: what it depends on, and what of it can be used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Uses {
     /// Backends that are named, whether they exist or not.
@@ -25,7 +25,7 @@ pub(crate) struct Uses {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// Resolves the references of one route.
+/// Resolves the references of one object.
 #[derive(Debug)]
 pub(crate) struct Resolver<'a> {
     store: &'a Store,
@@ -41,6 +41,11 @@ impl<'a> Resolver<'a> {
 
     pub(crate) fn into_uses(self) -> Uses {
         self.uses
+    }
+
+    /// Takes what was noted of references that lead nowhere.
+    pub(crate) fn take_problems(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.uses.problems)
     }
 
     /// Finds the backend that the reference in `field` leads to. A reference that leads nowhere is noted.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Delta, FrontendKey, Generation, Key, Transport};
 
 /// Version of everything in this module and in the model as it stands on the wire.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

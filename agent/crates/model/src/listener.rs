@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendIdentity, ClientValidation, FrontendKey, Hostname, ObjectName, Transport, texts};
+use crate::{BackendIdentity, ClientValidation, ExternalAuth, FrontendKey, Hostname, ObjectName, Transport, texts};
 
 /// Key of a listener: the Gateway, the ListenerSet if it is one's, and the listener's name in it. Listeners of a Gateway and
 /// of its sets may have the same name.
@@ -56,6 +56,9 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// What its requests show to backends with TLS (`spec.tls.backend` of the Gateway).
     pub backend_identity: BackendIdentity,
+    /// Servers that must allow each request, in this order, before a rule is looked for (`filters.requests`). What they make of
+    /// the request's fields, rules match on.
+    pub auth: Vec<ExternalAuth>,
 }
 
 /// Application protocol of a listener that this version serves.

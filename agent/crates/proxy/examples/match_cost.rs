@@ -19,7 +19,7 @@ use tidegate_model::{
 use tidegate_proxy::{
     balance::Prng,
     certificates::TlsContext,
-    decide::{ConnectionFacts, Decision, decide},
+    decide::{ConnectionFacts, Decision, decide, find_listener},
     http::head::RequestHead,
     tables::Tables,
 };
@@ -62,6 +62,7 @@ fn fill(shape: Shape, size: usize) -> Tables {
         hostname: None,
         tls: None,
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     let endpoint = Endpoint { addr: local(), state: EndpointState::Ready };
     let mut changes = vec![
@@ -82,7 +83,8 @@ fn time_decision(tables: &Tables, head: &RequestHead) -> f64 {
     let round = |_| {
         let start = Instant::now();
         for _ in 0..REQUESTS {
-            let decision = decide(tables, &connection, black_box(head), &mut random);
+            let listener = find_listener(tables, &connection, black_box(head));
+            let decision = decide(tables, listener, &connection, black_box(head), &mut random);
             assert!(matches!(black_box(decision), Decision::Forward(_)));
         }
         start.elapsed()

@@ -82,6 +82,7 @@ fn changes(frontend: FrontendKey, endpoint: SocketAddr, protocol: BackendProtoco
         hostname: None,
         tls: None,
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     let endpoints = Endpoints { endpoints: vec![Endpoint { addr: endpoint, state: EndpointState::Ready }] };
     [

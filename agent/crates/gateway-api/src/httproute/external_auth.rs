@@ -15,7 +15,7 @@ const MAX_BODY: u32 = 1 << 20;
 
 /// Reads the filter; the error names what cannot be carried out. A reference that leads nowhere is noted by the resolver,
 /// and refuses every request.
-pub(super) fn read_external_auth(
+pub(crate) fn read_external_auth(
     field: &str,
     auth: &common::ExternalAuth,
     resolver: &mut Resolver<'_>,

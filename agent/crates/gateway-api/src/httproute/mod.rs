@@ -30,6 +30,8 @@ use crate::{
     translator::store::Store,
 };
 
+pub(crate) use external_auth::read_external_auth;
+
 /// Rules of one route beyond this many cannot be numbered; the API allows 16.
 const MAX_RULES: usize = u16::MAX as usize;
 

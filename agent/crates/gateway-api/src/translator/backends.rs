@@ -1,13 +1,18 @@
-//! Stage: backends that routes refer to, and their endpoints.
+//! Stage: backends that routes and listeners refer to, and their endpoints.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_model::{BackendKey, BackendTls, Endpoints};
 
 use super::Translator;
-use crate::{endpoints::ReadBackend, models::CurrentBackend, status::Problem};
+use crate::{
+    endpoints::ReadBackend,
+    models::CurrentBackend,
+    object::{Kind, ObjectRef},
+    status::Problem,
+};
 
-/// A backend that a route refers to.
+/// A backend that an object refers to.
 #[derive(Clone, Debug)]
 pub(super) struct BackendState {
     /// Whether it can be a backend of anything …
@@ -34,7 +39,13 @@ impl Translator {
             let Some(before) = self.backends.remove(&key) else { continue };
             let now = self.read_backend(&key);
             if before.check != now.check || before.read.as_ref().err() != now.read.as_ref().err() {
-                self.work.routes.extend(self.edges.route_backends.sources_of(&key).cloned());
+                for user in self.edges.backend_users.sources_of(&key) {
+                    match user.kind {
+                        Kind::Gateway => self.work.gateways.insert(user.name.clone()),
+                        Kind::ListenerSet => self.work.listener_sets.insert(user.name.clone()),
+                        _ => self.work.routes.insert(user.clone()),
+                    };
+                }
             }
             if let Some(current) = now.current() {
                 self.models.update_backend(&key, &current);
@@ -53,11 +64,19 @@ impl Translator {
         }
     }
 
-    /// Reads a backend that is referred to for the first time.
-    pub(super) fn require_backend(&mut self, key: &BackendKey) {
-        if !self.backends.contains_key(key) {
-            let state = self.read_backend(key);
-            self.backends.insert(key.clone(), state);
+    /// Notes which backends an object names. Those that are named for the first time are read, those that nobody names any more
+    /// are forgotten.
+    pub(super) fn note_backends(&mut self, user: &ObjectRef, named: BTreeSet<BackendKey>) {
+        let before: Vec<_> = self.edges.backend_users.targets_of(user).cloned().collect();
+        self.mark_policies_of(before.iter().chain(&named));
+        for key in &named {
+            if !self.backends.contains_key(key) {
+                let state = self.read_backend(key);
+                self.backends.insert(key.clone(), state);
+            }
+        }
+        for orphan in self.edges.backend_users.replace(user, named) {
+            self.backends.remove(&orphan);
         }
     }
 

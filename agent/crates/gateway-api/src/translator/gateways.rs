@@ -116,10 +116,13 @@ impl Translator {
         let class = self.classes.get(&class_name?)?.clone();
         let gateway = gateway?;
         self.translated += 1;
-        let mut references = GatewayReferences::new(&self.store, "Gateway", &name.namespace);
+        let mut references = GatewayReferences::new(&self.store, Kind::Gateway, &name.namespace);
         let draft = read_gateway(&gateway, &mut references);
-        let GatewayReferences { mut secrets, bundles, grants, .. } = references;
+        let GatewayReferences { mut secrets, bundles, mut grants, backends, .. } = references;
+        let uses = backends.into_uses();
+        grants.extend(uses.grants);
         self.edges.gateway_grants.replace(name, grants);
+        self.note_backends(&ObjectRef::new(Kind::Gateway, name.clone()), uses.named);
         let orphans = self.edges.gateway_bundles.replace(name, bundles.clone());
         self.forget_bundles(orphans);
         bundles.iter().for_each(|key| self.require_bundle(key));
@@ -178,6 +181,7 @@ impl Translator {
             self.certificates.remove(&orphan);
         }
         self.edges.gateway_grants.replace(name, BTreeSet::new());
+        self.note_backends(&ObjectRef::new(Kind::Gateway, name.clone()), BTreeSet::new());
         let orphans = self.edges.gateway_bundles.replace(name, BTreeSet::new());
         self.forget_bundles(orphans);
         self.drop_sets_of(name);

@@ -52,6 +52,7 @@ impl Translator {
                 }
                 None => {
                     self.edges.set_grants.replace(&name, BTreeSet::new());
+                    self.note_backends(&ObjectRef::new(Kind::ListenerSet, name.clone()), BTreeSet::new());
                     self.listener_sets.remove(&name);
                 }
             }
@@ -61,10 +62,13 @@ impl Translator {
 
     fn read_set(&mut self, name: &ObjectName, set: &crate::generated::listener_set::ListenerSet) -> SetState {
         self.translated += 1;
-        let mut references = GatewayReferences::new(&self.store, "ListenerSet", &name.namespace);
+        let mut references = GatewayReferences::new(&self.store, Kind::ListenerSet, &name.namespace);
         let draft = read_listener_set(set, &mut references);
-        let GatewayReferences { secrets, grants, .. } = references;
+        let GatewayReferences { secrets, mut grants, backends, .. } = references;
+        let uses = backends.into_uses();
+        grants.extend(uses.grants);
         self.edges.set_grants.replace(name, grants);
+        self.note_backends(&ObjectRef::new(Kind::ListenerSet, name.clone()), uses.named);
         SetState { draft: Arc::new(draft), secrets, standing: None }
     }
 

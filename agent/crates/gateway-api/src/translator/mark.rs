@@ -113,14 +113,14 @@ impl Translator {
     pub(super) fn tcp_ports_of(&self, name: &ObjectName) -> impl Iterator<Item = &BackendKey> {
         let plain = |port| BackendKey::Service { name: name.clone(), port };
         let grpc = |port| BackendKey::GrpcService { name: name.clone(), port };
-        let targets = &self.edges.route_backends;
+        let targets = &self.edges.backend_users;
         targets.targets_in(plain(0)..=plain(u16::MAX)).chain(targets.targets_in(grpc(0)..=grpc(u16::MAX)))
     }
 
     /// Marks the ports of a Service that routes refer to, or only where their endpoints are.
     pub(super) fn mark_service(&mut self, name: &ObjectName, endpoints_only: bool) {
         let udp = |port| BackendKey::UdpService { name: name.clone(), port };
-        let keys = self.tcp_ports_of(name).chain(self.edges.route_backends.targets_in(udp(0)..=udp(u16::MAX)));
+        let keys = self.tcp_ports_of(name).chain(self.edges.backend_users.targets_in(udp(0)..=udp(u16::MAX)));
         let keys: Vec<_> = keys.cloned().collect();
         if endpoints_only {
             self.work.endpoints.extend(keys);

@@ -2,7 +2,8 @@
 //! changes in the models and in what is said about objects.
 //!
 //! A change marks work (`mark.rs`); the stages do it in an order in which each sees the finished results of those before
-//! it: domains, classes, certificates, authorities, ListenerSets, Gateways, TLS policies, backends, routes, statuses. The outcome depends on the objects and not
+//! it: domains, classes, certificates, authorities, TLS policies, backends, ListenerSets,
+//! Gateways, routes, statuses. The outcome depends on the objects and not
 //! on the order in which they came, except that an address once given is kept.
 
 mod backends;
@@ -165,7 +166,8 @@ struct Edges {
     policy_bundles: Index<ObjectName, CaBundleKey>,
     /// Routes to the Gateways and ListenerSets that they name.
     route_parents: Index<ObjectRef, ObjectRef>,
-    route_backends: Index<ObjectRef, BackendKey>,
+    /// Routes, Gateways and ListenerSets to the backends that they name.
+    backend_users: Index<ObjectRef, BackendKey>,
     route_grants: Index<ObjectRef, Arc<str>>,
 }
 
@@ -316,10 +318,10 @@ impl Translator {
         self.settle_classes();
         self.settle_certificates();
         self.settle_bundles();
-        self.settle_listener_sets();
-        self.settle_gateways();
         self.settle_tls_policies();
         self.settle_backends();
+        self.settle_listener_sets();
+        self.settle_gateways();
         self.settle_routes();
         self.settle_unserved();
         self.settle_tls_policy_statuses();

@@ -1,4 +1,5 @@
-//! What Gateways have in the models: listeners, their own and their sets', with the certificates that they serve with.
+//! What Gateways have in the models: listeners, their own and their sets', with the certificates that they serve with and the
+//! servers that they ask.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,8 +8,8 @@ use std::{
 };
 
 use tidegate_model::{
-    BackendIdentity, CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls, ObjectName,
-    Protocol, Resource, TlsMode, Transport,
+    BackendIdentity, BackendKey, CertificateKey, DomainName, FrontendKey, Key, Listener, ListenerKey, ListenerTls,
+    ObjectName, Protocol, Resource, TlsMode, Transport,
 };
 
 use super::Translator;
@@ -26,6 +27,7 @@ pub(super) struct Published {
     domain: DomainName,
     listeners: BTreeSet<ListenerKey>,
     certificates: BTreeSet<ObjectName>,
+    backends: BTreeSet<BackendKey>,
 }
 
 /// A Gateway while its listeners are judged.
@@ -40,6 +42,8 @@ struct Publication<'a> {
     identity: BackendIdentity,
     listeners: BTreeMap<ListenerKey, Arc<Listener>>,
     certificates: BTreeSet<ObjectName>,
+    /// Servers that its listeners ask.
+    backends: BTreeSet<BackendKey>,
 }
 
 impl Translator {
@@ -58,6 +62,7 @@ impl Translator {
             identity,
             listeners: BTreeMap::new(),
             certificates: BTreeSet::new(),
+            backends: BTreeSet::new(),
         };
         let outcomes = self.judge_all(&mut publication, &draft.listeners, &|name_of| {
             ListenerKey::of_gateway(name.clone(), name_of.clone())
@@ -78,16 +83,23 @@ impl Translator {
         }
         self.work.gateway_statuses.insert(name.clone());
         self.work.set_statuses.extend(self.edges.set_gateways.sources_of(name).cloned());
-        let Publication { listeners, certificates, .. } = publication;
+        let Publication { listeners, certificates, mut backends, .. } = publication;
+        backends.retain(|key| self.backends.get(key).is_some_and(|backend| backend.current().is_some()));
         let published = domain.map(|domain| Published {
             domain,
             listeners: listeners.keys().cloned().collect(),
             certificates: certificates.clone(),
+            backends,
         });
         if let Some(published) = &published {
             for secret in &certificates {
                 if let Some(Ok(certificate)) = self.certificates.get(secret) {
                     self.models.use_certificate(&published.domain, &CertificateKey(secret.clone()), certificate);
+                }
+            }
+            for key in &published.backends {
+                if let Some(current) = self.backends.get(key).and_then(|backend| backend.current()) {
+                    self.models.use_backend(&published.domain, key, &current);
                 }
             }
             for (key, listener) in listeners {
@@ -116,7 +128,7 @@ impl Translator {
         let mut outcome = ListenerOutcome {
             lost,
             rejection: clients.rejection,
-            refs_problem: refs_problem.or(clients.refs_problem),
+            refs_problem: refs_problem.or(clients.refs_problem).or_else(|| listener.auth_problem.clone()),
             ..ListenerOutcome::default()
         };
         let Some(protocol) = listener.protocol else { return outcome };
@@ -135,6 +147,7 @@ impl Translator {
             if let BackendIdentity::Certificate(secret) = &to.identity {
                 to.certificates.insert(secret.0.clone());
             }
+            to.backends.extend(listener.auth.iter().filter_map(|auth| auth.backend.clone()));
             let served = Listener {
                 frontends,
                 owns_addresses: to.owns_addresses,
@@ -142,6 +155,7 @@ impl Translator {
                 hostname: listener.hostname.clone(),
                 tls,
                 backend_identity: to.identity.clone(),
+                auth: listener.auth.clone(),
             };
             to.listeners.insert(key, Arc::new(served));
         }
@@ -154,6 +168,9 @@ impl Translator {
         if let Some(before) = before {
             for secret in before.certificates {
                 self.models.release_certificate(&before.domain, &CertificateKey(secret));
+            }
+            for key in &before.backends {
+                self.models.release_backend(&before.domain, key);
             }
             for key in before.listeners {
                 let is_kept =

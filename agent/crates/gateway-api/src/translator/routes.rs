@@ -66,12 +66,7 @@ impl Translator {
         state.reads_labels = named.iter().any(|name| self.find_view(name).is_some_and(|view| view.reads_labels()));
         self.edges.route_parents.replace(route, named);
         self.edges.route_grants.replace(route, draft.uses.grants.clone());
-        let used: Vec<_> = self.edges.route_backends.targets_of(route).cloned().collect();
-        self.mark_policies_of(used.iter().chain(&draft.uses.named));
-        let orphans = self.edges.route_backends.replace(route, draft.uses.named.clone());
-        for key in &draft.uses.named {
-            self.require_backend(key);
-        }
+        self.note_backends(route, draft.uses.named.clone());
         // What is put into a model that is not here would be missing when it comes.
         attachments.retain(|domain, _| self.models.is_here(domain));
         for (domain, attachments) in attachments {
@@ -83,23 +78,15 @@ impl Translator {
         }
         self.set_route_status(route, &draft, parents);
         self.replace_route(route, state);
-        for orphan in orphans {
-            self.backends.remove(&orphan);
-        }
     }
 
     fn drop_route(&mut self, route: &ObjectRef) {
         self.edges.route_parents.replace(route, BTreeSet::new());
         self.edges.route_grants.replace(route, BTreeSet::new());
-        let used: Vec<_> = self.edges.route_backends.targets_of(route).cloned().collect();
-        self.mark_policies_of(&used);
-        let orphans = self.edges.route_backends.replace(route, BTreeSet::new());
+        self.note_backends(route, BTreeSet::new());
         self.set_status(route, None);
         self.replace_route(route, RouteState::default());
         self.routes.remove(route);
-        for orphan in orphans {
-            self.backends.remove(&orphan);
-        }
     }
 
     fn read_route(&self, route: &ObjectRef) -> Option<RouteDraft> {

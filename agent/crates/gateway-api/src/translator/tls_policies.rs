@@ -218,18 +218,25 @@ impl Translator {
         }
     }
 
-    /// Gateways with routes to the backends that a target means.
+    /// Gateways with routes to the backends that a target means, or that ask them.
     fn find_users(&self, target: &Target) -> BTreeSet<ObjectName> {
         let keys: Vec<_> = match target.object.kind {
             Kind::Service => self.tcp_ports_of(&target.object.name).cloned().collect(),
             _ => keys_of_backend(&target.object.name).to_vec(),
         };
         let meant = keys.iter().filter(|key| self.store.is_meant(target, key));
-        let routes = meant.flat_map(|key| self.edges.route_backends.sources_of(key));
-        routes
-            .filter_map(|route| self.routes.get(route))
-            .flat_map(|state| state.attached.iter().map(|listener| listener.gateway.clone()))
-            .collect()
+        let mut gateways = BTreeSet::new();
+        for user in meant.flat_map(|key| self.edges.backend_users.sources_of(key)) {
+            match user.kind {
+                Kind::Gateway => drop(gateways.insert(user.name.clone())),
+                Kind::ListenerSet => gateways.extend(self.edges.set_gateways.targets_of(&user.name).cloned()),
+                _ => {
+                    let attached = self.routes.get(user).into_iter().flat_map(|state| &state.attached);
+                    gateways.extend(attached.map(|listener| listener.gateway.clone()));
+                }
+            }
+        }
+        gateways
     }
 }
 

@@ -51,6 +51,7 @@ fn on_bed<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Bed) -> F) {
             hostname: None,
             tls: None,
             backend_identity: Default::default(),
+            auth: Vec::new(),
         };
         bed.apply(vec![Change::Put(Resource::Listener(listener_key(), Arc::new(listener)))]);
         test(bed).await;

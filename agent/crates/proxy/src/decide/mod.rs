@@ -1,6 +1,6 @@
 //! The decision on a request: made once, from its head, before a byte goes upstream.
 //!
-//! The steps stand in the order that the project documents: listener, rule, CORS, then (by later policies) authentication
+//! The steps stand in the order that the project documents: listener, whom the listener asks, rule, CORS, then (by later policies) authentication
 //! and the like, redirect or rewrite and mirror, then the balance between backends. The endpoint is picked when the attempt
 //! is made, so that a retry takes another. Nothing here does I/O, waits, or knows a codec.
 
@@ -12,7 +12,7 @@ use tidegate_model::Timeouts;
 use crate::{
     balance::{BackendState, EndpointState, Prng},
     certificates::ClientIdentity,
-    external_auth::ExternalAuth,
+    external_auth::Auths,
     filters::{
         Filters,
         cors::{Cors, Fields, Grant},
@@ -36,9 +36,6 @@ pub struct ConnectionFacts {
     /// Name that the client sent in its TLS handshake: lower case, without a trailing dot.
     pub sni: Option<Arc<str>>,
 }
-
-/// Authorization servers that are asked about one request: the rule's, then the backendRef's.
-pub type Auths = SmallVec<[Rc<ExternalAuth>; 1]>;
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -180,10 +177,16 @@ impl Plan {
     }
 }
 
-/// Decides on a request. An answer of its own is counted by reason here; the request itself is counted by the caller, in
-/// `stats` of the outcome, when it has ended.
-pub fn decide(tables: &Tables, connection: &ConnectionFacts, head: &RequestHead, random: &mut Prng) -> Decision {
-    let decision = find_listener(tables, connection, head).and_then(|listener| {
+/// Decides on a request that came to a listener, or to none ([`find_listener`]). An answer of its own is counted by reason here;
+/// the request itself is counted by the caller, in `stats` of the outcome, when it has ended.
+pub fn decide(
+    tables: &Tables,
+    listener: Result<Rc<ListenerState>, LocalResponse>,
+    connection: &ConnectionFacts,
+    head: &RequestHead,
+    random: &mut Prng,
+) -> Decision {
+    let decision = listener.and_then(|listener| {
         let path = normal_path(head.path());
         let found = listener.find_rule(&path.text, head, |found| Matched {
             rule: found.candidate.rule.clone(),
@@ -221,7 +224,11 @@ struct Matched {
     prefix_len: Option<usize>,
 }
 
-fn find_listener(
+/// The listener that a request came to: by its connection and its host, which nothing changes after.
+///
+/// # Errors
+/// There is none, or it is another's connection: the answer.
+pub fn find_listener(
     tables: &Tables,
     connection: &ConnectionFacts,
     head: &RequestHead,

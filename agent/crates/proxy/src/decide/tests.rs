@@ -32,6 +32,7 @@ fn listener(name: &str, hostname: Option<&str>, is_tls: bool) -> Change {
             clients: None,
         }),
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     Change::Put(Resource::Listener(listener_key(name), listener.into()))
 }
@@ -103,15 +104,20 @@ fn connection(sni: Option<&str>) -> ConnectionFacts {
     }
 }
 
+fn decide(tables: &Tables, connection: &ConnectionFacts, head: &RequestHead) -> Decision {
+    let listener = find_listener(tables, connection, head);
+    super::decide(tables, listener, connection, head, &mut Prng::from_seed(1))
+}
+
 fn plan(tables: &Tables, head: &RequestHead) -> Plan {
-    match decide(tables, &connection(None), head, &mut Prng::from_seed(1)) {
+    match decide(tables, &connection(None), head) {
         Decision::Forward(plan) => plan,
         Decision::Respond(response) => panic!("{response:?}"),
     }
 }
 
 fn response(tables: &Tables, head: &RequestHead) -> LocalResponse {
-    match decide(tables, &connection(None), head, &mut Prng::from_seed(1)) {
+    match decide(tables, &connection(None), head) {
         Decision::Forward(plan) => panic!("{plan:?}"),
         Decision::Respond(response) => response,
     }
@@ -329,7 +335,7 @@ fn a_path_with_dot_segments_is_judged_and_forwarded_resolved() {
         put("admin", Rule { backends: vec![], ..rule("http", "/admin") }),
     ]);
     for target in ["/open/../admin", "/open/%2e%2e/admin", "/open/..%2f../admin/../admin/x", "/%61dmin"] {
-        let outcome = decide(&tables, &connection(None), &request(target), &mut Prng::from_seed(1));
+        let outcome = decide(&tables, &connection(None), &request(target));
         let rule = match &outcome {
             Decision::Forward(plan) => Some(&plan.rule),
             Decision::Respond(response) => response.rule.as_ref(),
@@ -473,7 +479,7 @@ fn a_request_over_a_connection_made_for_another_listener_is_misdirected() {
     ] {
         let mut head = request("/");
         head.fill_host(host, None);
-        let status_of = match decide(&tables, &connection(Some(sni)), &head, &mut Prng::from_seed(1)) {
+        let status_of = match decide(&tables, &connection(Some(sni)), &head) {
             Decision::Forward(_) => 200,
             Decision::Respond(response) => response.status,
         };

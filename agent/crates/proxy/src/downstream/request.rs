@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::{client::Client, record::Record};
 use crate::{
-    decide::{Decision, LocalResponse, Plan, decide},
+    decide::{Decision, LocalResponse, Plan, decide, find_listener},
     error::{Error, Side},
-    external_auth::{Answer, Question, Undecided},
-    filters::write::Write,
+    external_auth::{Answer, Auths, Question, Undecided},
+    filters::{cors::Fields, write::Write},
     http::{
         body::{Body, Piece},
         head::{RequestHead, ResponseHead, Version},
@@ -19,6 +19,8 @@ use crate::{
     net::timer::Timer,
     respond,
     shard::Shard,
+    stats::RuleStats,
+    tables::{CompiledRule, ListenerState},
     upstream::{
         forward::{Forward, Reply},
         mirror::{self, Mirrored},
@@ -62,20 +64,55 @@ pub struct Request<'a> {
 /// The outcome, and the moment at which the response must be complete.
 pub type Served = (Outcome, Option<Instant>);
 
+/// Who asks others about a request: its listener, or the rule that takes it.
+struct Asker<'a> {
+    auths: &'a Auths,
+    stats: &'a Rc<RuleStats>,
+    listener: Option<&'a Rc<ListenerState>>,
+    rule: Option<&'a Rc<CompiledRule>>,
+    /// Fields for an answer that stands in place of the request's own.
+    local_fields: Fields,
+}
+
+impl<'a> Asker<'a> {
+    fn of_listener(listener: &'a Rc<ListenerState>) -> Self {
+        let (auths, stats) = (&listener.auth, &listener.unmatched);
+        Self { auths, stats, listener: Some(listener), rule: None, local_fields: Fields::new() }
+    }
+
+    fn of_decision(decision: &'a Decision) -> Self {
+        let (stats, listener, rule) = match decision {
+            Decision::Forward(plan) => (&plan.stats, Some(&plan.listener), Some(&plan.rule)),
+            Decision::Respond(local) => (&local.stats, local.listener.as_ref(), local.rule.as_ref()),
+        };
+        Self { auths: decision.auth(), stats, listener, rule, local_fields: decision.local_fields() }
+    }
+}
+
 impl Request<'_> {
     /// Serves the request.
     pub async fn serve(mut self, mut body: Body, on_interim: &mut dyn FnMut(&ResponseHead)) -> Served {
         let hop = hop::strip_request(self.head, self.may_upgrade);
         self.client.push_forwarding(self.head);
+        let facts = &self.client.facts;
+        let listener = find_listener(&self.shard.tables.borrow(), facts, self.head);
+        let mut writes = Vec::new();
+        if let Ok(listener) = &listener
+            && !listener.auth.is_empty()
+        {
+            // Boxed: few ask, and the state of the question is large.
+            match Box::pin(self.authorize(&Asker::of_listener(listener), &mut body)).await {
+                Ok(allowed) => writes = allowed,
+                Err(served) => return served,
+            }
+        }
         let decision = {
             let tables = self.shard.tables.borrow();
-            decide(&tables, &self.client.facts, self.head, &mut self.shard.random.borrow_mut())
+            decide(&tables, listener, facts, self.head, &mut self.shard.random.borrow_mut())
         };
-        let mut writes = Vec::new();
         if !decision.auth().is_empty() {
-            // Boxed: few rules ask, and the state of the question is large.
-            match Box::pin(self.authorize(&decision, &mut body)).await {
-                Ok(allowed) => writes = allowed,
+            match Box::pin(self.authorize(&Asker::of_decision(&decision), &mut body)).await {
+                Ok(allowed) => writes.extend(allowed),
                 Err(served) => return served,
             }
         }
@@ -91,19 +128,16 @@ impl Request<'_> {
     }
 
     /// Asks those who must allow the request. Returns edits of its response, or the answer in place of it.
-    async fn authorize(&mut self, decision: &Decision, body: &mut Body) -> Result<Vec<Write>, Served> {
-        let (stats, listener, rule) = match decision {
-            Decision::Forward(plan) => (&plan.stats, Some(&plan.listener), Some(&plan.rule)),
-            Decision::Respond(local) => (&local.stats, local.listener.as_ref(), local.rule.as_ref()),
-        };
-        self.record.stats = stats.clone();
+    async fn authorize(&mut self, asker: &Asker<'_>, body: &mut Body) -> Result<Vec<Write>, Served> {
+        let Asker { listener, rule, .. } = *asker;
+        self.record.stats = asker.stats.clone();
         self.record.listener = listener.cloned();
         self.record.rule = rule.cloned();
         let limit = rule.and_then(|rule| rule.timeouts().request).filter(|limit| !limit.is_zero());
         let deadline = limit.map(|limit| self.record.started + limit);
         let identity = listener.map(|listener| listener.identity()).unwrap_or_default();
         let mut writes = Vec::new();
-        for auth in decision.auth() {
+        for auth in asker.auths {
             let question = Question {
                 pool: &self.shard.pool,
                 client: self.client,
@@ -133,7 +167,7 @@ impl Request<'_> {
             };
             if let Outcome::Respond(_) = ended.0 {
                 discard(body).await;
-                for (name, value) in &decision.local_fields() {
+                for (name, value) in &asker.local_fields {
                     self.response.headers.append(name, value);
                 }
             }

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, future::poll_fn, rc::Rc, sync::Arc, task::Poll}
 
 use bytes::Bytes;
 use http::Method;
+use smallvec::SmallVec;
 use tidegate_model::{BackendKey, ExternalAuthProtocol, Timeouts};
 use tokio::time::Instant;
 
@@ -49,6 +50,9 @@ pub struct ExternalAuth {
     protocol: ExternalAuthProtocol,
     max_body: Option<u32>,
 }
+
+/// Servers that are asked about one request, in this order.
+pub type Auths = SmallVec<[Rc<ExternalAuth>; 1]>;
 
 /// What an allowed request takes along.
 #[derive(Debug, Default, PartialEq, Eq)]

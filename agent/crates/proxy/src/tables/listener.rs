@@ -15,7 +15,7 @@ use super::{
     hosts::HostMap,
     paths::{Found, PathTable},
 };
-use crate::{certificates::ClientIdentity, http::head::RequestHead, stats::RuleStats};
+use crate::{certificates::ClientIdentity, external_auth::Auths, http::head::RequestHead, stats::RuleStats};
 
 /// What hangs on one listener.
 #[derive(Debug, Default)]
@@ -41,6 +41,8 @@ pub struct ListenerState {
     pub source: Arc<Listener>,
     /// Where requests that find no rule here are counted.
     pub unmatched: Rc<RuleStats>,
+    /// Who must allow a request before a rule is looked for.
+    pub auth: Auths,
     pub(super) routes: Rc<Routes>,
     pub(super) tls: RefCell<Option<Arc<ServerConfig>>>,
     pub(super) identity: RefCell<Identity>,

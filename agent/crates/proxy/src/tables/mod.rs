@@ -42,6 +42,7 @@ use self::{candidates::Candidate, datagrams::DatagramFrontends, rule::CompiledMa
 use crate::{
     balance::BackendState,
     certificates::{ClientIdentity, TlsContext, UsableBundle, UsableCertificate},
+    external_auth::ExternalAuth,
     stats::{
         ForwardCounts, ForwardStats, RequestCounts, RequestLabels, RuleStats, ShardStats, Snapshot, UpstreamCounts,
     },
@@ -304,10 +305,16 @@ impl Tables {
         if self.listeners.get(key).is_some_and(|present| present.source == *source) {
             return;
         }
+        for backend in asked_by(source) {
+            self.backend_entry(backend).references += 1;
+        }
+        let find_backend = &mut |key: &BackendKey| self.backends[key].state.clone();
+        let auth = source.auth.iter().map(|auth| Rc::new(ExternalAuth::compile(auth, find_backend))).collect();
         let listener = Rc::new(ListenerState {
             key: key.clone(),
             source: source.clone(),
             unmatched: self.unmatched.entry(key.gateway.clone()).or_default().clone(),
+            auth,
             routes: self.routes.entry(key.clone()).or_default().clone(),
             tls: Default::default(),
             identity: Default::default(),
@@ -320,12 +327,14 @@ impl Tables {
         self.datagrams.push(&listener);
         if let Some(old) = self.listeners.insert(key.clone(), listener) {
             self.remove_from_frontends(&old);
+            self.release_backends(asked_by(&old.source));
         }
     }
 
     fn remove_listener(&mut self, key: &ListenerKey) {
         let Some(old) = self.listeners.remove(key) else { return };
         self.remove_from_frontends(&old);
+        self.release_backends(asked_by(&old.source));
         if !self.listeners.keys().any(|other| other.gateway == key.gateway) {
             self.unmatched.remove(&key.gateway);
         }
@@ -516,6 +525,11 @@ impl Tables {
             },
         };
     }
+}
+
+/// Backends of the servers that a listener asks.
+fn asked_by(listener: &Listener) -> impl Iterator<Item = &BackendKey> {
+    listener.auth.iter().filter_map(|auth| auth.backend.as_ref())
 }
 
 fn addresses(listener: &ListenerState) -> BTreeSet<(IpAddr, u16)> {

@@ -43,6 +43,7 @@ fn route(addr: SocketAddr, endpoint: SocketAddr) -> Vec<Change> {
         hostname: None,
         tls: None,
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     let forward = Forward {
         created: 0,

@@ -44,6 +44,12 @@ fn http(request: &[&str], response: &[&str], max_body: Option<u32>) -> Filter {
     })
 }
 
+/// What a listener asks: the same in another place.
+fn of_listener(filter: Filter, backend: &str) -> ExternalAuth {
+    let Filter::ExternalAuth(auth) = filter else { unreachable!("it is one") };
+    ExternalAuth { backend: Some(model::backend_key(backend)), ..auth }
+}
+
 fn grpc(max_body: Option<u32>) -> Filter {
     Filter::ExternalAuth(ExternalAuth {
         backend: Some(model::backend_key("auth")),
@@ -343,4 +349,85 @@ fn a_question_over_a_dead_connection_is_asked_again() {
         assert_eq!(send(addr, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").status, 200);
     }
     assert_eq!(count.load(Ordering::Relaxed), 3);
+}
+
+/// A worker whose listener asks `auths` one after the other, with an echo behind every request and another behind those whose
+/// `X-User` is `ann`.
+fn serve_asking(auths: &[(&str, SocketAddr, ExternalAuth)]) -> (Worker, SocketAddr, [Echo; 2]) {
+    let echoes = [Echo::start(), Echo::start()];
+    let mut worker = Worker::start(1);
+    let addr = worker.listen();
+    let mut changes = model::backend("backend", BackendProtocol::Http1, &[echoes[0].addr]);
+    changes.extend(model::backend("anns", BackendProtocol::Http1, &[echoes[1].addr]));
+    for (name, auth, _) in auths {
+        changes.extend(model::backend(name, BackendProtocol::Http1, &[*auth]));
+    }
+    changes.push(model::asking_listener(addr, auths.iter().map(|(_, _, auth)| auth.clone()).collect()));
+    changes.push(RuleSpec { prefix: "/api", ..RuleSpec::default() }.into_change());
+    let anns = RuleSpec {
+        name: "anns",
+        prefix: "/api",
+        backend: "anns",
+        headers: &[("x-user", "ann")],
+        ..RuleSpec::default()
+    };
+    changes.push(anns.into_change());
+    assert!(worker.apply(changes).is_empty());
+    (worker, addr, echoes)
+}
+
+#[test]
+fn a_listener_asks_before_a_rule_is_looked_for_and_rules_match_what_comes_of_it() {
+    let (first, asked_first) = answering(ALLOW);
+    let (second, asked_second) =
+        answering("HTTP/1.1 200 OK\r\nX-Scope: all\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n");
+    let (mut worker, addr, [echo, anns]) = serve_asking(&[
+        ("first", first, of_listener(http(&[], &["x-user"], Some(16)), "first")),
+        ("second", second, of_listener(http(&["x-user"], &[], None), "second")),
+    ]);
+    // What the client says of itself is replaced before anybody believes it.
+    let response =
+        send(addr, "POST /api/a HTTP/1.1\r\nHost: shop.example\r\nX-User: bob\r\nContent-Length: 5\r\n\r\nhello");
+    assert_eq!(response.status, 200);
+    let seen = response.text().to_ascii_lowercase();
+    assert!(seen.contains("\nx-user: ann\n") && seen.contains("\nx-scope: all\n") && !seen.contains("bob"), "{seen}");
+    assert!(seen.contains("\nhost: shop.example\n") && seen.ends_with("\n\nhello"), "{seen}");
+    assert_eq!((echo.connections(), anns.connections()), (0, 1));
+    assert!(asked_first.lock().unwrap()[0].ends_with("\r\n\r\nhello"), "the body was asked for");
+    let question = asked_second.lock().unwrap()[0].to_ascii_lowercase();
+    assert!(question.contains("x-user: ann\r\n"), "the second sees what the first has made of it: {question}");
+    // Requests that no rule takes are asked about, too.
+    assert_eq!(send(addr, "GET /other HTTP/1.1\r\nHost: a\r\n\r\n").status, 404);
+    assert_eq!((asked_first.lock().unwrap().len(), asked_second.lock().unwrap().len()), (2, 2));
+    // One that asks nobody any more forgets its servers.
+    let gone = ["first", "second"].map(|name| tidegate_model::Key::Backend(model::backend_key(name)));
+    let endpoints = ["first", "second"].map(|name| tidegate_model::Key::Endpoints(model::backend_key(name)));
+    let mut changes = vec![model::http_listener(addr)];
+    changes.extend(gone.into_iter().chain(endpoints).map(tidegate_model::Change::Remove));
+    assert!(worker.apply(changes).is_empty());
+    assert_eq!(send(addr, "GET /api HTTP/1.1\r\nHost: a\r\nX-User: bob\r\n\r\n").status, 200);
+    assert_eq!((echo.connections(), asked_first.lock().unwrap().len()), (1, 2));
+    assert!(!worker.scrape().contains("test/first"), "counters of a server that is gone");
+}
+
+#[test]
+fn what_a_listeners_server_denies_or_leaves_undecided_reaches_no_rule() {
+    let denial = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nContent-Length: 4\r\n\r\nwho?";
+    let (auth, _) = answering(denial);
+    let (mut worker, addr, [echo, anns]) = serve_asking(&[("auth", auth, of_listener(http(&[], &[], None), "auth"))]);
+    for path in ["/api", "/other"] {
+        let response = send(addr, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert_eq!((response.status, response.text().as_str()), (401, "who?"), "{path}");
+    }
+    assert_eq!(worker.metric("tidegate_local_responses_total", &["external_auth_denied"]), 2.0);
+    // A server that is away, and a reference that leads nowhere.
+    let nobody = ExternalAuth { backend: None, ..of_listener(http(&[], &[], None), "auth") };
+    let away = of_listener(http(&[], &[], None), "away");
+    let mut changes = model::backend("away", BackendProtocol::Http1, &[refusing()]);
+    changes.push(model::asking_listener(addr, vec![away]));
+    assert!(worker.apply(changes).is_empty());
+    assert_eq!(send(addr, "GET /api HTTP/1.1\r\nHost: a\r\n\r\n").status, 503);
+    assert!(worker.apply(vec![model::asking_listener(addr, vec![nobody])]).is_empty());
+    assert_eq!(send(addr, "GET /api HTTP/1.1\r\nHost: a\r\n\r\n").status, 500);
+    assert_eq!((echo.connections(), anns.connections()), (0, 0));
 }

@@ -6,6 +6,7 @@ mod example;
 mod forwards;
 mod gateways;
 mod incremental;
+mod listener_filters;
 mod listener_sets;
 mod mutation;
 mod order;

@@ -36,6 +36,7 @@ pub(crate) fn listener(hostname: Option<&str>) -> Listener {
         hostname: hostname.map(|name| name.parse().unwrap()),
         tls: None,
         backend_identity: Default::default(),
+        auth: Vec::new(),
     }
 }
 

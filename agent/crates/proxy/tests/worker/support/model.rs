@@ -4,9 +4,9 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tidegate_model::{
     Attachment, Backend, BackendKey, BackendProtocol, BackendTarget, BackendTls, Certificate, CertificateKey, Change,
-    Endpoint, EndpointState, Endpoints, Filter, Forward, FrontendKey, Hostname, Listener, ListenerKey, ListenerTls,
-    Match, ObjectName, PathMatch, Protocol, Resource, Retry, Rule, RuleKey, RuleKind, SessionPersistence, Timeouts,
-    TlsMode, Transport, WeightedBackend,
+    Endpoint, EndpointState, Endpoints, ExternalAuth, Filter, Forward, FrontendKey, HeaderMatch, Hostname, Listener,
+    ListenerKey, ListenerTls, Match, ObjectName, PathMatch, Protocol, Resource, Retry, Rule, RuleKey, RuleKind,
+    SessionPersistence, Timeouts, TlsMode, Transport, ValueMatch, WeightedBackend,
 };
 
 pub(crate) fn listener_key(name: &str) -> ListenerKey {
@@ -36,6 +36,7 @@ pub(crate) fn listener(name: &str, addr: SocketAddr, hostname: Option<&str>, cer
             clients: None,
         }),
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
 }
@@ -72,6 +73,12 @@ pub(crate) fn backend_with(
     ]
 }
 
+/// The same with servers that it asks.
+pub(crate) fn asking_listener(addr: SocketAddr, auth: Vec<ExternalAuth>) -> Change {
+    let Change::Put(Resource::Listener(key, listener)) = http_listener(addr) else { unreachable!("it makes one") };
+    Change::Put(Resource::Listener(key, Arc::new(Listener { auth, ..(*listener).clone() })))
+}
+
 /// A rule of a route of its own: a path prefix on listener `http` to one backend.
 pub(crate) struct RuleSpec {
     pub(crate) name: &'static str,
@@ -79,6 +86,8 @@ pub(crate) struct RuleSpec {
     pub(crate) prefix: &'static str,
     pub(crate) backend: &'static str,
     pub(crate) filters: Vec<Filter>,
+    /// Fields that a request must have.
+    pub(crate) headers: &'static [(&'static str, &'static str)],
     pub(crate) timeouts: Timeouts,
     pub(crate) retry: Option<Retry>,
     pub(crate) session: Option<SessionPersistence>,
@@ -92,6 +101,7 @@ impl Default for RuleSpec {
             prefix: "/",
             backend: "backend",
             filters: Vec::new(),
+            headers: &[],
             timeouts: Timeouts::default(),
             retry: None,
             session: None,
@@ -109,7 +119,7 @@ impl RuleSpec {
             matches: vec![Match {
                 path: PathMatch::Prefix(self.prefix.into()),
                 method: None,
-                headers: Vec::new(),
+                headers: self.headers.iter().map(|&(name, value)| header(name, value)).collect(),
                 query: Vec::new(),
             }],
             filters: self.filters,
@@ -124,6 +134,10 @@ impl RuleSpec {
         };
         Change::Put(Resource::Rule(key, Arc::new(rule)))
     }
+}
+
+fn header(name: &str, value: &str) -> HeaderMatch {
+    HeaderMatch { name: name.into(), value: ValueMatch::Exact(value.into()) }
 }
 
 /// A rule of a route of its own: a path prefix on listener `http` to several backends by weight.
@@ -168,6 +182,7 @@ pub(crate) fn tcp_listener(addr: SocketAddr) -> Change {
         hostname: None,
         tls: None,
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     Change::Put(Resource::Listener(listener_key("tcp"), Arc::new(listener)))
 }
@@ -189,6 +204,7 @@ pub(crate) fn tls_listener(
         hostname: hostname.map(|name| name.parse::<Hostname>().unwrap()),
         tls: Some(ListenerTls { mode, certificates, clients: None }),
         backend_identity: Default::default(),
+        auth: Vec::new(),
     };
     Change::Put(Resource::Listener(listener_key(name), Arc::new(listener)))
 }

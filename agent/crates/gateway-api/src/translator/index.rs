@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::sorted::SortedSet;
+
 /// Edges from sources to targets.
 #[derive(Debug)]
 pub(crate) struct Index<S, T> {
-    targets: BTreeMap<S, BTreeSet<T>>,
+    targets: BTreeMap<S, SortedSet<T>>,
     sources: BTreeMap<T, BTreeSet<S>>,
 }
 
@@ -18,6 +20,7 @@ impl<S, T> Default for Index<S, T> {
 impl<S: Ord + Clone, T: Ord + Clone> Index<S, T> {
     /// Replaces the targets of a source; returns the targets that nobody refers to any more.
     pub(crate) fn replace(&mut self, source: &S, targets: BTreeSet<T>) -> Vec<T> {
+        let targets = SortedSet::from(targets);
         let before = self.targets.get(source);
         if before.is_some_and(|before| *before == targets) || (before.is_none() && targets.is_empty()) {
             return Vec::new();
@@ -44,7 +47,7 @@ impl<S: Ord + Clone, T: Ord + Clone> Index<S, T> {
 
     /// What a source refers to.
     pub(crate) fn targets_of(&self, source: &S) -> impl Iterator<Item = &T> {
-        self.targets.get(source).into_iter().flatten()
+        self.targets.get(source).into_iter().flat_map(SortedSet::iter)
     }
 
     /// Who refers to a target.

@@ -15,6 +15,7 @@ mod listener_sets;
 mod mark;
 mod published;
 mod routes;
+mod sorted;
 pub(crate) mod store;
 mod tls_policies;
 mod unserved;

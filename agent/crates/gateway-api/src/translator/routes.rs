@@ -9,7 +9,7 @@ use tidegate_model::{
     Attachment, BackendKey, DomainName, Forward, Key, ListenerKey, ObjectName, Resource, Rule, RuleKey, RuleKind,
 };
 
-use super::Translator;
+use super::{Translator, sorted::SortedSet};
 use crate::{
     attach::{Applicant, ParentView, find_attachments},
     forward::{read_tcp_route, read_tls_route, read_udp_route},
@@ -24,9 +24,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct RouteState {
     /// Rules or forwards.
-    rules: BTreeMap<DomainName, BTreeSet<Key>>,
-    backends: BTreeSet<(DomainName, BackendKey)>,
-    pub(super) attached: BTreeSet<ListenerKey>,
+    rules: SortedSet<(DomainName, Key)>,
+    backends: SortedSet<(DomainName, BackendKey)>,
+    pub(super) attached: SortedSet<ListenerKey>,
     /// Whether the labels of its namespace decide about an attachment.
     pub(super) reads_labels: bool,
 }
@@ -52,31 +52,33 @@ impl Translator {
         };
         self.translated += 1;
         let parents = self.find_parents(route, &draft);
-        let mut state = RouteState::default();
+        let (mut rules, mut backends, mut attached) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut attachments: BTreeMap<DomainName, BTreeMap<ListenerKey, Attachment>> = BTreeMap::new();
         for parent in &parents {
             let Ok((domain, found)) = &parent.outcome else { continue };
             for attachment in found {
-                state.attached.insert(attachment.listener.clone());
+                attached.insert(attachment.listener.clone());
                 let of_domain = attachments.entry(domain.clone()).or_default();
                 of_domain.insert(attachment.listener.clone(), attachment.clone());
             }
         }
         let named: BTreeSet<_> = draft.parents.iter().filter_map(|parent| parent_of(parent, route)).collect();
-        state.reads_labels = named.iter().any(|name| self.find_view(name).is_some_and(|view| view.reads_labels()));
+        let reads_labels = named.iter().any(|name| self.find_view(name).is_some_and(|view| view.reads_labels()));
         self.edges.route_parents.replace(route, named);
         self.edges.route_grants.replace(route, draft.uses.grants.clone());
         self.note_backends(route, draft.uses.named.clone());
         // What is put into a model that is not here would be missing when it comes.
         attachments.retain(|domain, _| self.models.is_here(domain));
         for (domain, attachments) in attachments {
-            state.backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone())));
+            backends.extend(draft.uses.usable.iter().map(|key| (domain.clone(), key.clone())));
             let attachments: Vec<_> = attachments.into_values().collect();
             let resources = find_resources(route, &draft, &attachments);
-            state.rules.insert(domain.clone(), resources.iter().map(Resource::key).collect());
+            rules.extend(resources.iter().map(|resource| (domain.clone(), resource.key())));
             resources.into_iter().for_each(|resource| self.models.put(&domain, resource));
         }
         self.set_route_status(route, &draft, parents);
+        let state =
+            RouteState { rules: rules.into(), backends: backends.into(), attached: attached.into(), reads_labels };
         self.replace_route(route, state);
     }
 
@@ -111,13 +113,11 @@ impl Translator {
         for (domain, key) in before.backends.difference(&state.backends) {
             self.models.release_backend(domain, key);
         }
-        for (domain, keys) in &before.rules {
-            let kept = state.rules.get(domain);
-            for key in keys.iter().filter(|key| kept.is_none_or(|kept| !kept.contains(*key))) {
-                self.models.remove(domain, key.clone());
-            }
+        for (domain, key) in before.rules.difference(&state.rules) {
+            self.models.remove(domain, key.clone());
         }
-        for key in state.attached.symmetric_difference(&before.attached) {
+        let (new, old) = (&state.attached, &before.attached);
+        for key in new.difference(old).chain(old.difference(new)) {
             let count = self.attached.entry(key.clone()).or_default();
             if state.attached.contains(key) {
                 *count += 1;

@@ -231,7 +231,7 @@ impl Translator {
                 Kind::Gateway => drop(gateways.insert(user.name.clone())),
                 Kind::ListenerSet => gateways.extend(self.edges.set_gateways.targets_of(&user.name).cloned()),
                 _ => {
-                    let attached = self.routes.get(user).into_iter().flat_map(|state| &state.attached);
+                    let attached = self.routes.get(user).into_iter().flat_map(|state| state.attached.iter());
                     gateways.extend(attached.map(|listener| listener.gateway.clone()));
                 }
             }

@@ -261,7 +261,10 @@ fn model_and_program_agree_under_random_policies_on_every_way_into_the_node() {
         "source_not_allowed",
         "wrong_interface",
     ];
-    assert_eq!(*reasons.borrow(), expected.map(str::to_owned).into(), "a reason was never reached");
+    // Others need a policy that is seldom drawn: echo that is limited to none.
+    let reasons = reasons.into_inner();
+    let missing: Vec<_> = expected.iter().filter(|reason| !reasons.contains(**reason)).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?} of {reasons:?}");
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn retries_sessions_and_authorization_servers_are_read() {
     let retry = rule.retry.unwrap();
     assert_eq!((retry.codes, retry.attempts, retry.backoff.unwrap().as_millis()), (vec![500, 503], 3, 10));
     assert!(matches!(rule.session.unwrap().carrier, SessionCarrier::Cookie { name, .. } if *name == *"sid"));
-    let backend = BackendKey::Service { name: ObjectName::new("shop", "products-v2"), port: 8080 };
+    let backend = BackendKey::GrpcService { name: ObjectName::new("shop", "products-v2"), port: 8080 };
     let Filter::ExternalAuth(auth) = &rule.filters[0] else { panic!("{:?}", rule.filters) };
     assert_eq!(auth.backend.as_ref(), Some(&backend));
     // Whoever is asked in gRPC is spoken to in HTTP/2.

@@ -186,6 +186,17 @@ fn read_server_name(text: &str) -> Result<String, Problem> {
     }
 }
 
+/// Whether text has the form of a URI (RFC 3986 section 3): a scheme and what it is about.
+fn is_uri(text: &str) -> bool {
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+    };
+    text.split_once(':').is_some_and(|(scheme, rest)| {
+        is_scheme(scheme) && !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
 fn read_names(validation: &BackendTlsPolicyValidation) -> Result<Vec<SubjectAltName>, Problem> {
     let read =
         |(index, name): (usize, &crate::generated::backend_tls_policy::BackendTlsPolicyValidationSubjectAltNames)| {
@@ -203,6 +214,11 @@ fn read_names(validation: &BackendTlsPolicyValidation) -> Result<Vec<SubjectAltN
                 BackendTlsPolicyValidationSubjectAltNamesType::Uri => {
                     let uri = given(&name.uri)
                         .ok_or_else(|| invalid(format!("{field}.uri is missing: type URI needs it")))?;
+                    if !is_uri(&uri) {
+                        return Err(invalid(format!(
+                            "{field}.uri: {uri:?} is no URI: write it as spiffe://example.org/name"
+                        )));
+                    }
                     Ok(SubjectAltName::Uri(uri))
                 }
             }

@@ -9,6 +9,7 @@ mod incremental;
 mod listener_filters;
 mod listener_sets;
 mod mutation;
+mod mutation_routes;
 mod order;
 mod origins;
 mod rules;

@@ -72,7 +72,7 @@ fn world() -> World {
 }
 
 /// Resources of all models, by domain and key.
-fn resources(world: &World) -> BTreeMap<(DomainName, Key), Resource> {
+pub(super) fn resources(world: &World) -> BTreeMap<(DomainName, Key), Resource> {
     let models = snapshot(&world.translator).into_iter();
     models
         .flat_map(|(domain, (_, resources))| {
@@ -82,7 +82,7 @@ fn resources(world: &World) -> BTreeMap<(DomainName, Key), Resource> {
 }
 
 /// Keys of resources that differ, as text.
-fn differences(
+pub(super) fn differences(
     before: &BTreeMap<(DomainName, Key), Resource>,
     after: &BTreeMap<(DomainName, Key), Resource>,
 ) -> Vec<String> {

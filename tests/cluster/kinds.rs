@@ -21,10 +21,10 @@ fn grpc_route(stage: &Stage<'_>) -> String {
 #[test]
 fn a_kind_that_is_deleted_and_made_again_is_served_again_and_the_others_all_along() {
     const CRD: &str = "grpcroutes.gateway.networking.k8s.io";
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set(&cluster, "kinds");
     stage.route("shop", "shop.example.com");
-    cluster.apply(&grpc_route(&stage));
+    cluster.apply(&grpc_route(&stage)).unwrap();
     stage.wait_attached(2, LATER);
     stage.wait_status("shop.example.com", 200);
     let load = Load::start(
@@ -79,7 +79,7 @@ impl Drop for Newer<'_> {
 
 #[test]
 fn a_field_of_a_newer_version_is_named_and_the_rest_of_the_object_served() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set(&cluster, "newer");
     let _newer = Newer::make(&cluster);
     let mut round = 0;
@@ -88,7 +88,7 @@ fn a_field_of_a_newer_version_is_named_and_the_rest_of_the_object_served() {
         round += 1;
         let text = format!("{}  fromTheFuture: {{round: {round}}}\n", stage.route_text("newer", "newer.example.com"));
         cluster.kubectl_with(&["apply", "--validate=false", "-f", "-"], &text)?;
-        let log = cluster.kubectl(&["logs", "-n", AGENTS, &cluster.agent_pod(), "--tail=400"])?;
+        let log = cluster.kubectl(&["logs", "-n", AGENTS, &cluster.agent_pod().unwrap(), "--tail=400"])?;
         ensure!(log.contains("spec.fromTheFuture is unknown"), "the log does not name it");
         Ok(())
     })

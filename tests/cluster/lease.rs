@@ -23,7 +23,7 @@ struct Second<'a> {
 
 impl<'a> Second<'a> {
     fn start(cluster: &'a Cluster) -> Self {
-        cluster.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {NODE}}}\n"));
+        cluster.apply(&format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {NODE}}}\n")).unwrap();
         let program = std::env::var("TIDEGATE_BIN").expect("`cargo xtask test cluster` names the agent");
         // The namespace of a client of the API server is that of its context.
         let script = format!(
@@ -66,7 +66,7 @@ fn wait_holder(cluster: &Cluster, node: &str) -> String {
 
 #[test]
 fn of_two_agents_one_writes_status_and_the_other_takes_over_when_it_dies() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set(&cluster, "lease");
     let first = wait_holder(&cluster, "node1");
     let second = Second::start(&cluster);
@@ -84,7 +84,7 @@ fn of_two_agents_one_writes_status_and_the_other_takes_over_when_it_dies() {
     // Whoever has it stands still, as dead as an agent can be without somebody noticing at once.
     let (held, transitions) = holder(&cluster).unwrap();
     let is_first = held.starts_with("node1_");
-    let frozen = if is_first { cluster.agent_pid().unwrap() } else { child_of(second.init.id()) };
+    let frozen = if is_first { cluster.agent_pid(&["agent"]).unwrap() } else { child_of(second.init.id()) };
     assert!(signal(frozen, Signal::SIGSTOP));
     let other = wait_holder(&cluster, if is_first { NODE } else { "node1" });
     assert!(holder(&cluster).unwrap().1 > transitions);

@@ -11,7 +11,7 @@ use crate::kit::{Cluster, LATER, SOON, Stage};
 fn routes_detach_at_once_when_their_namespace_loses_its_label_and_come_back_with_it() {
     let listener = "{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: Selector, \
                     selector: {matchLabels: {let-in: \"yes\"}}}}}";
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set_with(&cluster, "labels", &[listener]);
     let label = |label: &str| cluster.kubectl(&["label", "namespace", &stage.name, label, "--overwrite"]).unwrap();
     stage.route("shop", "shop.example.com");
@@ -33,18 +33,18 @@ fn routes_detach_at_once_when_their_namespace_loses_its_label_and_come_back_with
 
 #[test]
 fn a_revoked_grant_ends_what_it_allowed_and_nothing_else() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set(&cluster, "grants");
     let other = Stage::set(&cluster, "grants-other");
     let rule = format!("{{backendRefs: [{{name: echo, namespace: {}, port: 8080}}]}}", other.name);
     stage.route("own", "own.example.com");
     let parent = format!("{}/gw", stage.name);
-    cluster.apply(&objects::route(&stage.name, "lent", &parent, &["lent.example.com"], &[&rule]));
+    cluster.apply(&objects::route(&stage.name, "lent", &parent, &["lent.example.com"], &[&rule])).unwrap();
     stage.wait_status("lent.example.com", 500);
     let grant =
         objects::grant(&other.name, "lend", ("gateway.networking.k8s.io", "HTTPRoute"), &stage.name, ("", "Service"));
     for _ in 0..2 {
-        cluster.apply(&grant);
+        cluster.apply(&grant).unwrap();
         stage.wait_status("lent.example.com", 200);
         cluster.kubectl(&["delete", "referencegrant", "lend", "-n", &other.name]).unwrap();
         stage.wait_status("lent.example.com", 500);
@@ -61,13 +61,13 @@ fn a_revoked_grant_ends_what_it_allowed_and_nothing_else() {
 #[test]
 fn a_certificate_is_rotated_while_handshakes_run_and_none_fails() {
     const HOST: &str = "secure.example.com";
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let authority = Authority::create().unwrap();
     let listener = objects::https_listener("https", 443, "*.example.com", "cert");
     let stage = Stage::set_with(&cluster, "rotation", &[&objects::http_listener("http", 80), &listener]);
     let rotate = || {
         let leaf = authority.issue(&["*.example.com"]).unwrap();
-        cluster.apply(&leaf.to_secret(&stage.name, "cert"));
+        cluster.apply(&leaf.to_secret(&stage.name, "cert")).unwrap();
         leaf
     };
     rotate();

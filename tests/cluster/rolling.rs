@@ -7,11 +7,11 @@ use crate::kit::{AGENTS, Cluster, LATER, Stage};
 #[test]
 fn a_rolling_update_under_load_fails_no_request() {
     const HOST: &str = "shop.example.com";
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let authority = Authority::create().unwrap();
     let listener = objects::https_listener("https", 443, "*.example.com", "cert");
     let stage = Stage::set_with(&cluster, "rolling", &[&objects::http_listener("http", 80), &listener]);
-    cluster.apply(&authority.issue(&["*.example.com"]).unwrap().to_secret(&stage.name, "cert"));
+    cluster.apply(&authority.issue(&["*.example.com"]).unwrap().to_secret(&stage.name, "cert")).unwrap();
     stage.route("shop", HOST);
     stage.wait_status(HOST, 200);
     let https = Target::https(std::net::SocketAddr::new(stage.address, 443), HOST, &authority);
@@ -22,12 +22,12 @@ fn a_rolling_update_under_load_fails_no_request() {
     ];
     let loads = plans.map(|plan| Load::start(&cluster.internet, &plan));
     for round in 0..2 {
-        let old = cluster.agent_pod();
+        let old = cluster.agent_pod().unwrap();
         let variable = format!("TIDEGATE_LOG=info,tidegate::round{round}=info");
         cluster.kubectl(&["set", "env", "daemonset/tidegate", "-n", AGENTS, &variable]).unwrap();
         let wait = ["rollout", "status", "daemonset/tidegate", "-n", AGENTS, "--timeout=180s"];
         cluster.kubectl(&wait).unwrap();
-        assert_ne!(cluster.agent_pod(), old);
+        assert_ne!(cluster.agent_pod().unwrap(), old);
         // The next round begins with the old pod gone: two are side by side, never three.
         let gone = format!("--timeout={}s", LATER.as_secs());
         let _ = cluster.kubectl(&["wait", "--for=delete", &format!("pod/{old}"), "-n", AGENTS, &gone]);

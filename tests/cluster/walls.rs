@@ -6,7 +6,7 @@ use crate::kit::{AGENTS, Cluster, SOON, Stage};
 
 #[test]
 fn a_route_is_served_through_the_domains_nic_and_through_no_other() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let stage = Stage::set(&cluster, "walls");
     stage.route("shop", "shop.example.com");
     stage.wait_status("shop.example.com", 200);
@@ -18,7 +18,7 @@ fn a_route_is_served_through_the_domains_nic_and_through_no_other() {
 
 #[test]
 fn the_capabilities_of_the_daemonset_suffice_and_nothing_is_left_unenforced() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     for domain in ["public", "private"] {
         let object = cluster.object("", &format!("trafficdomain/{domain}")).unwrap();
         let node = &object["status"]["nodes"][0];
@@ -33,7 +33,7 @@ fn the_capabilities_of_the_daemonset_suffice_and_nothing_is_left_unenforced() {
 
 #[test]
 fn the_service_account_may_read_what_it_watches_and_write_status_alone() {
-    let cluster = Cluster::find();
+    let cluster = Cluster::find().unwrap();
     let account = format!("--as=system:serviceaccount:{AGENTS}:tidegate");
     let may = |words: &[&str]| {
         let said = cluster.kubectl(&[&["auth", "can-i"], words, &[account.as_str(), "-A"]].concat());

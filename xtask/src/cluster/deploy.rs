@@ -4,9 +4,11 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::{node::NODE, running, state::State};
+use super::{Channel, Programs, Up, down, node::NODE, running, state::State, up};
 use crate::{image, place, run};
 
+/// What [`with_agent`] deploys: the overlay that the README deploys.
+const MANIFESTS: &str = "deploy/daemonset/overlays/public-private";
 /// Definitions of group `tidegate.dev`.
 const CRDS: &str = "deploy/crds";
 /// Label of the nodes that the DaemonSet runs on.
@@ -15,6 +17,24 @@ const GATEWAY_NODE: &str = "node.tidegate.dev/gateway=true";
 const NAME: &str = "tidegate";
 /// How long the agent may take to be ready, and objects to be gone: on a machine that is busy with builds.
 const PATIENCE: &str = "180s";
+
+/// Does something in the cluster that runs, else in one of its own, with an agent that was built already deployed as users do;
+/// it is removed afterwards.
+///
+/// # Errors
+/// The cluster or the agent cannot be had, or those of `work`.
+pub(crate) fn with_agent<T>(programs: &Programs, agent: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let is_new = up(Up { crds: Channel::Experimental, version: programs.release }, programs)?;
+    let outcome = deploy(&image::Own::of(agent.to_owned()), MANIFESTS).and_then(|()| {
+        let done = work()?;
+        remove(MANIFESTS)?;
+        Ok(done)
+    });
+    if is_new {
+        down()?;
+    }
+    outcome
+}
 
 /// Builds the agent, gives its image to the node, and deploys an overlay, anew where it is there.
 ///

@@ -30,7 +30,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 pub(crate) use build::{Programs, programs, suite};
 pub(crate) use crds::{Channel, Release};
-pub(crate) use deploy::{deploy, remove, remove_namespaces, wait_for};
+pub(crate) use deploy::{deploy, remove, remove_namespaces, wait_for, with_agent};
 pub(crate) use namespaces::Client;
 
 use self::state::State;

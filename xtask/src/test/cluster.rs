@@ -4,19 +4,12 @@
 use anyhow::{Result, bail};
 
 use super::{Args, Level, Tally, build, cargo_test, targets, workspace};
-use crate::{
-    cluster::{self, Channel, Release, Up},
-    image::Own,
-};
-
-/// What is deployed: the overlay that the README deploys.
-const MANIFESTS: &str = "deploy/daemonset/overlays/public-private";
+use crate::cluster::{self, Release};
 
 pub(super) fn run(args: &Args) -> Result<Tally> {
     let programs = cluster::programs(Release::Suite)?;
     let agent = build(Level::Cluster)?;
-    let is_new = cluster::up(Up { crds: Channel::Experimental, version: Release::Suite }, &programs)?;
-    let outcome = cluster::deploy(&Own::of(agent.clone()), MANIFESTS).and_then(|()| {
+    let outcome = cluster::with_agent(&programs, &agent, || {
         let mut tally = Tally::default();
         for target in targets(Level::Cluster) {
             let mut command = workspace("test");
@@ -24,12 +17,8 @@ pub(super) fn run(args: &Args) -> Result<Tally> {
             command.envs(cluster::environment()?).env("RUST_TEST_THREADS", "1");
             tally.add(cargo_test(&format!("test: cluster, target {target}"), &mut command, args)?);
         }
-        cluster::remove(MANIFESTS)?;
         Ok(tally)
     });
-    if is_new {
-        cluster::down()?;
-    }
     match outcome {
         Ok(tally) if tally.passed + tally.failed == 0 && args.only.is_none() => bail!("no test ran"),
         outcome => outcome,

@@ -14,6 +14,7 @@ mod rounds;
 mod routes;
 mod scene;
 mod sources;
+mod watch;
 mod worst;
 
 use std::path::PathBuf;
@@ -43,6 +44,9 @@ struct Effort {
     /// Seconds of load for each side in a round
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Routes of each series of `watch`
+    #[arg(long, default_value_t = 1_000)]
+    samples: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -61,6 +65,8 @@ enum What {
     Flood,
     /// Memory idle, by routes, by connections
     Memory,
+    /// In the test cluster: from a created HTTPRoute to a served request, status writes, memory and CPU at rest
+    Watch,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -74,6 +80,7 @@ fn main() -> anyhow::Result<()> {
             What::Change => change::measure()?,
             What::Flood => flood::measure(arguments.effort)?,
             What::Memory => memory::measure()?,
+            What::Watch => watch::measure(arguments.effort)?,
         };
         println!("{}", report.to_markdown()?);
         report.write(&arguments.results)?;

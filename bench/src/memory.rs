@@ -21,11 +21,15 @@ const ROUTES: usize = 10_000;
 /// Connections held.
 const CONNECTIONS: usize = 10_000;
 
-/// Proportional and resident memory in KiB.
+/// Memory of a process in KiB.
 #[derive(Clone, Copy, Debug)]
-struct Memory {
-    pss: u64,
-    rss: u64,
+pub(crate) struct Memory {
+    /// Its pages, those that it shares by its share.
+    pub(crate) pss: u64,
+    /// All its pages.
+    pub(crate) rss: u64,
+    /// Pages that no file backs: heap and stacks.
+    pub(crate) anonymous: u64,
 }
 
 pub(crate) fn measure() -> anyhow::Result<Report> {
@@ -100,7 +104,8 @@ fn hold(lab: &Lab, agent: &Agent<'_>) -> anyhow::Result<Memory> {
     ensure!(line == format!("open {CONNECTIONS}"), "{line}");
     drop(input);
     holder.wait()?;
-    Ok(Memory { pss: after.pss - before.pss, rss: after.rss - before.rss })
+    let grown = |of: fn(&Memory) -> u64| of(&after) - of(&before);
+    Ok(Memory { pss: grown(|m| m.pss), rss: grown(|m| m.rss), anonymous: grown(|m| m.anonymous) })
 }
 
 fn all(agent: &Agent<'_>) -> anyhow::Result<Vec<(String, Memory)>> {
@@ -113,16 +118,21 @@ fn all(agent: &Agent<'_>) -> anyhow::Result<Vec<(String, Memory)>> {
     pids.into_iter().map(|(name, pid)| Ok((name.to_owned(), of(pid.with_context(|| format!("no {name}"))?)?))).collect()
 }
 
-fn of(pid: u32) -> anyhow::Result<Memory> {
+/// What a process takes now.
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn of(pid: u32) -> anyhow::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
             .with_context(|| format!("no {name} of {pid}"))
     };
-    Ok(Memory { pss: field("Pss:")?, rss: field("Rss:")? })
+    Ok(Memory { pss: field("Pss:")?, rss: field("Rss:")?, anonymous: field("Anonymous:")? })
 }
 
-fn mib(kib: u64) -> String {
+/// KiB as people read them.
+pub(crate) fn mib(kib: u64) -> String {
     format!("{:.1} MiB", kib as f64 / 1024.0)
 }

@@ -5,41 +5,35 @@ use std::{fmt::Write as _, fs, path::Path, process::Command};
 use anyhow::Context;
 use serde_json::{Value, json};
 
+/// Names of the columns, and the rows.
+type Table = (Vec<String>, Vec<Vec<String>>);
+
 /// One measurement.
 pub(crate) struct Report {
     name: &'static str,
     title: &'static str,
     method: String,
-    columns: Vec<String>,
-    rows: Vec<Vec<String>>,
+    tables: Vec<Table>,
     notes: Vec<String>,
     raw: Value,
 }
 
 impl Report {
     pub(crate) fn new(name: &'static str, title: &'static str, method: impl Into<String>) -> Self {
-        Self {
-            name,
-            title,
-            method: method.into(),
-            columns: Vec::new(),
-            rows: Vec::new(),
-            notes: Vec::new(),
-            raw: Value::Null,
-        }
+        Self { name, title, method: method.into(), tables: Vec::new(), notes: Vec::new(), raw: Value::Null }
     }
 
-    /// Names the columns of the table.
+    /// Begins a table, by the names of its columns.
     pub(crate) fn columns(&mut self, columns: &[&str]) {
-        self.columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        self.tables.push((columns.iter().map(|column| (*column).to_owned()).collect(), Vec::new()));
     }
 
-    /// Adds a row of the table.
+    /// Adds a row to the table that was begun last.
     pub(crate) fn push(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.tables.last_mut().expect("a measurement names its columns first").1.push(cells);
     }
 
-    /// Adds a sentence below the table.
+    /// Adds a sentence below the tables.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
@@ -51,11 +45,13 @@ impl Report {
 
     pub(crate) fn to_markdown(&self) -> anyhow::Result<String> {
         let mut text = format!("# {}\n\n{}\n\n", self.title, machine()?);
-        let _ = writeln!(text, "Method: {}\n", self.method);
-        let _ = writeln!(text, "| {} |", self.columns.join(" | "));
-        let _ = writeln!(text, "|{}", "---|".repeat(self.columns.len()));
-        for row in &self.rows {
-            let _ = writeln!(text, "| {} |", row.join(" | "));
+        let _ = writeln!(text, "Method: {}", self.method);
+        for (columns, rows) in &self.tables {
+            let _ = writeln!(text, "\n| {} |", columns.join(" | "));
+            let _ = writeln!(text, "|{}", "---|".repeat(columns.len()));
+            for row in rows {
+                let _ = writeln!(text, "| {} |", row.join(" | "));
+            }
         }
         for note in &self.notes {
             let _ = write!(text, "\n{note}\n");

@@ -46,7 +46,7 @@ enum Verb {
     Check(check::Args),
     /// Run the tests, all levels or those named.
     Test(test::Args),
-    /// Measure: proxy, routes, kernel, change, memory (root).
+    /// Measure: proxy, routes, kernel, change, memory, watch (root).
     Bench(bench::Args),
     /// Generate the Gateway API types from their CRDs again.
     Types(types::Args),

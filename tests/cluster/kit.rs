@@ -34,16 +34,6 @@ impl<'a> Stage<'a> {
         Self { cluster, name: name.to_owned(), address }
     }
 
-    /// Waits for a condition of an object in the namespace.
-    pub(crate) fn wait(&self, object: &str, condition: &str, limit: Duration) {
-        let (condition, limit) = (format!("--for=condition={condition}"), format!("--timeout={}s", limit.as_secs()));
-        let waited = self.cluster.kubectl(&["wait", object, "-n", &self.name, &condition, &limit]);
-        waited.unwrap_or_else(|error| {
-            let object = self.cluster.object(&self.name, object).map(|object| object["status"].to_string());
-            panic!("{error}\n{object:?}")
-        });
-    }
-
     /// Applies a route for one host name to the backend.
     pub(crate) fn route(&self, name: &str, host: &str) {
         self.cluster.apply(&self.route_text(name, host)).unwrap();

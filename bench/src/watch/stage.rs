@@ -76,7 +76,12 @@ impl<'a> Stage<'a> {
             making.run().await
         });
         let gateway = self.gateway;
-        let served = self.cluster.internet.call(|| probe(gateway, &host, || drop(ready.send(()))));
+        let served = self.cluster.internet.call(|| {
+            probe(gateway, &host, || {
+                // Who waits for it is gone: it says so itself.
+                let _ = ready.send(());
+            })
+        });
         let made = self.cluster.internet.run(made)?;
         // Each of them may be why the other failed.
         let Served { at, asked, took } =

@@ -12,7 +12,7 @@ use std::{
 use hashbrown::HashMap;
 use tidegate_model::{Backend, BackendKey, BackendProtocol, Endpoints};
 
-use super::endpoint::EndpointState;
+use super::{endpoint::EndpointState, random::Prng};
 use crate::{
     certificates::{ClientIdentity, UpstreamTls},
     error::{Error, ErrorKind},
@@ -142,6 +142,12 @@ impl BackendState {
         self.endpoints.borrow().iter().any(is_other)
     }
 
+    /// Begins the round somewhere else: shards, workers and nodes that all began at the first endpoint would send it the first
+    /// requests of each.
+    pub fn begin_anywhere(&self, random: &mut Prng) {
+        self.cursor.set(random.below(u32::MAX) as usize);
+    }
+
     /// Takes how to speak to the backend. `tls` is what was made of `backend.tls`.
     pub fn set_backend(&self, backend: &Backend, tls: Option<UpstreamTls>) {
         let is_usable = backend.tls.is_some() == tls.is_some();
@@ -209,6 +215,21 @@ mod tests {
         assert_eq!(backend.count_endpoints(), (0, 2));
         backend.set_endpoints(&list(&[]));
         assert!(backend.pick(&[]).is_none());
+    }
+
+    #[test]
+    fn the_round_begins_anywhere_and_leaves_nobody_out() {
+        let mut random = Prng::from_seed(5);
+        let first = |_| {
+            let backend = backend(&[(1, Ready), (2, Ready), (3, Ready)]);
+            backend.begin_anywhere(&mut random);
+            let mut round = picks(&backend, 3);
+            let first = round[0];
+            round.sort();
+            assert_eq!(round, [addr(1), addr(2), addr(3)]);
+            first
+        };
+        assert_eq!((0..50).map(first).collect::<std::collections::BTreeSet<_>>().len(), 3);
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub use rule::{CompiledBackend, CompiledRule, Target};
 
 use self::{candidates::Candidate, datagrams::DatagramFrontends, rule::CompiledMatch};
 use crate::{
-    balance::BackendState,
+    balance::{BackendState, Prng},
     certificates::{ClientIdentity, TlsContext, UsableBundle, UsableCertificate},
     external_auth::ExternalAuth,
     stats::{
@@ -467,12 +467,10 @@ impl Tables {
     }
 
     fn backend_entry(&mut self, key: &BackendKey) -> &mut BackendEntry {
-        self.backends.entry(key.clone()).or_insert_with(|| BackendEntry {
-            state: Rc::new(BackendState::new(key.clone())),
-            references: 0,
-            backend: None,
-            problem: None,
-            endpoints: None,
+        self.backends.entry(key.clone()).or_insert_with(|| {
+            let state = Rc::new(BackendState::new(key.clone()));
+            state.begin_anywhere(&mut Prng::from_entropy());
+            BackendEntry { state, references: 0, backend: None, problem: None, endpoints: None }
         })
     }
 

@@ -116,6 +116,9 @@ fn method(samples: usize) -> String {
     )
 }
 
+/// Begin and end of a time that is reported, since the request was sent.
+type Ends = fn(&Sample) -> (Duration, Duration);
+
 impl Series {
     /// Makes routes and watches each.
     fn run(stage: &mut Stage<'_>, existing: usize, count: usize) -> anyhow::Result<Self> {
@@ -140,7 +143,7 @@ impl Series {
 
     fn push_times(&self, report: &mut Report) {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        let rows: [(&str, &str, fn(&Sample) -> (Duration, Duration)); 3] = [
+        let rows: [(&str, &str, Ends); 3] = [
             ("the API server's answer", "served", |sample| (sample.created, sample.served)),
             ("request sent", "served", |sample| (Duration::ZERO, sample.served)),
             ("request sent", "the API server's answer", |sample| (Duration::ZERO, sample.created)),

@@ -153,7 +153,7 @@ fn run_course(bed: &mut Bed, index: usize, rounds: usize) -> usize {
             let step = at % steps.len();
             course.die(*kind, steps, step);
             deaths += 1;
-            if at % 3 == 0 && course.agent(course.is_second).run_to(1 + at % 7).is_some() {
+            if at.is_multiple_of(3) && course.agent(course.is_second).run_to(1 + at % 7).is_some() {
                 judges.judge_twice();
                 deaths += 1;
             }

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
 };
 
@@ -84,6 +84,16 @@ pub(crate) fn in_namespaces(code: impl FnOnce() + Send) {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// Ends threads that go on until a flag is set, also when those whom they accompany panic: else a scope would wait for them
+/// without end, and the panic would never be seen.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A name that no other test and no other run has, on a BPF file system that only this thread sees.

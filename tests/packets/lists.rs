@@ -19,7 +19,7 @@ use tidegate_model::SourceList;
 use crate::{
     bed::{
         ALLOWED_V4, ALLOWED_V6, DENIED_V4, DENIED_V6, PRIVATE, PRIVATE_V4, PRIVATE_V6, PUBLIC, PUBLIC_V4, PUBLIC_V6,
-        STRANGER_V4, STRANGER_V6, desired, nets, on_bed, v6,
+        STRANGER_V4, STRANGER_V6, StopOnDrop, desired, nets, on_bed, v6,
     },
     frame::{Link, TCP, V4, V6, tcp},
     mirror::Mirror,
@@ -78,6 +78,7 @@ fn a_thousand_swaps_under_traffic_misjudge_nothing() {
         let readers: Vec<Kernel> = (0..2).map(|_| Kernel::open(&config).expect("opening beside").0).collect();
         let begun = Instant::now();
         let judged = thread::scope(|scope| {
+            let stop = StopOnDrop(&is_done);
             let (cases, is_done) = (&cases, &is_done);
             let judges: Vec<_> = readers
                 .iter()
@@ -117,7 +118,7 @@ fn a_thousand_swaps_under_traffic_misjudge_nothing() {
                 let report = bed.kernel.apply(&state).expect("applying");
                 assert!(report.failures.is_empty(), "{:?}", report.failures);
             }
-            is_done.store(true, Ordering::Relaxed);
+            drop(stop);
             judges.into_iter().map(|judge| judge.join().expect("a judging thread")).collect::<Vec<_>>()
         });
         println!("{ROUNDS} swaps in {:?}", begun.elapsed());

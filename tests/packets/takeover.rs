@@ -13,7 +13,7 @@ use std::{
 use tidegate_kernel::{Hook, Interface, Kernel, KernelConfig, Reason, detach_all};
 
 use crate::{
-    bed::{Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, desired, index_of, ip, on_bed},
+    bed::{Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, StopOnDrop, desired, index_of, ip, on_bed},
     frame::{Link, TCP, V4, tcp},
 };
 
@@ -303,6 +303,7 @@ fn agents_come_and_go_while_connections_are_made_and_none_is_misjudged() {
         let normal = bed.config.clone();
         let changed = KernelConfig { object: changed_object(&normal), ..normal.clone() };
         thread::scope(|scope| {
+            let _stop = StopOnDrop(&is_done);
             scope.spawn(|| {
                 while !is_done.load(Ordering::Relaxed) {
                     let client = TcpStream::connect_timeout(&destination, Duration::from_secs(5));
@@ -325,7 +326,6 @@ fn agents_come_and_go_while_connections_are_made_and_none_is_misjudged() {
                 // The handle goes as it does with a killed agent: nothing is undone.
                 drop(kernel);
             }
-            is_done.store(true, Ordering::Relaxed);
         });
         assert!(squatter.accept().is_err(), "nothing reached the other listener");
         assert!(served.load(Ordering::Relaxed) > 20, "hardly anything was served");

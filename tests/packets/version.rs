@@ -11,7 +11,7 @@ use tidegate_abi::{ABI_VERSION, VERSION_SECTION};
 use tidegate_kernel::{Kernel, KernelConfig};
 
 use crate::{
-    bed::{DENIED_V4, PUBLIC_V4, STRANGER_V4, XDP_DROP, XDP_PASS, desired, on_bed},
+    bed::{DENIED_V4, PUBLIC_V4, STRANGER_V4, StopOnDrop, XDP_DROP, XDP_PASS, desired, on_bed},
     frame::{Link, TCP, V4, tcp},
     sys::run_attached,
     takeover::changed_object,
@@ -76,6 +76,7 @@ fn agents_of_two_versions_follow_each_other_and_back_with_no_packet_misjudged() 
         let is_done = AtomicBool::new(false);
         let judged = AtomicU64::new(0);
         thread::scope(|scope| {
+            let _stop = StopOnDrop(&is_done);
             let judge = scope.spawn(|| {
                 while !is_done.load(Ordering::Relaxed) {
                     assert_eq!(run_attached(&link, &denied, wan), XDP_DROP, "a denied source");
@@ -105,7 +106,6 @@ fn agents_of_two_versions_follow_each_other_and_back_with_no_packet_misjudged() 
                 assert_eq!(opened.kept.len(), 2, "{opened:?}");
                 assert!(!judge.is_finished(), "a packet was misjudged in round {round}");
             }
-            is_done.store(true, Ordering::Relaxed);
         });
         assert!(judged.load(Ordering::Relaxed) > 100, "hardly anything was judged: {judged:?}");
     });

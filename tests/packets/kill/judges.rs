@@ -26,7 +26,7 @@ use nix::{
 
 use super::{NEW_PORT, NEWLY_DENIED};
 use crate::{
-    bed::{CLOSED_V4, DENIED_V4, NODE_V4, PRIVATE_V4, PUBLIC_V4, STRANGER_V4, XDP_DROP, XDP_PASS},
+    bed::{CLOSED_V4, DENIED_V4, NODE_V4, PRIVATE_V4, PUBLIC_V4, STRANGER_V4, StopOnDrop, XDP_DROP, XDP_PASS},
     frame::{Link, TCP, V4, tcp},
     sys::{complain, fork, open_socket, retransmits, run_attached},
     wire::on_the_internet,
@@ -51,15 +51,6 @@ pub(super) struct Judges {
     dialled: AtomicU64,
     /// What went wrong with a client's connection.
     lost: Mutex<Option<String>>,
-}
-
-/// Ends the judges when the rounds end, also by a panic.
-pub(super) struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl Judges {

@@ -29,7 +29,9 @@ pub struct BackendState {
     speech: RefCell<Speech>,
     endpoints: RefCell<Vec<Rc<EndpointState>>>,
     ready: Cell<usize>,
-    cursor: Cell<usize>,
+    /// The turn that is next; it is the endpoint's at this place, modulo their number. It counts on whatever becomes of the list:
+    /// shards that began apart would else meet at the first endpoint of a list that had been empty, or of one.
+    turn: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl BackendState {
             speech: RefCell::default(),
             endpoints: RefCell::default(),
             ready: Cell::new(0),
-            cursor: Cell::new(0),
+            turn: Cell::new(0),
         }
     }
 
@@ -117,16 +119,17 @@ impl BackendState {
         let only_ready = self.ready.get() > 0;
         let is_candidate =
             |endpoint: &EndpointState| (!only_ready || endpoint.is_ready()) && !exclude.contains(&endpoint.addr);
-        let start = self.cursor.get();
-        let turn = || (0..endpoints.len()).map(|step| (start + step) % endpoints.len());
-        let mut preferred = turn().filter(|&at| is_candidate(&endpoints[at]) && !endpoints[at].is_avoided());
+        let start = self.turn.get();
+        let round = || start..start + endpoints.len();
+        let of = |turn: usize| &endpoints[turn % endpoints.len()];
+        let mut preferred = round().filter(|&turn| is_candidate(of(turn)) && !of(turn).is_avoided());
         let chosen = match (preferred.next(), preferred.next()) {
-            (Some(first), Some(second)) if endpoints[second].active() < endpoints[first].active() => Some(second),
+            (Some(first), Some(second)) if of(second).active() < of(first).active() => Some(second),
             (Some(first), _) => Some(first),
-            (None, _) => turn().find(|&at| is_candidate(&endpoints[at])),
+            (None, _) => round().find(|&turn| is_candidate(of(turn))),
         }?;
-        self.cursor.set((chosen + 1) % endpoints.len());
-        Some(endpoints[chosen].clone())
+        self.turn.set(chosen + 1);
+        Some(of(chosen).clone())
     }
 
     /// The endpoint of that address, whatever its state.
@@ -145,7 +148,7 @@ impl BackendState {
     /// Begins the round somewhere else: shards, workers and nodes that all began at the first endpoint would send it the first
     /// requests of each.
     pub fn begin_anywhere(&self, random: &mut Prng) {
-        self.cursor.set(random.below(u32::MAX) as usize);
+        self.turn.set(random.below(u32::MAX) as usize);
     }
 
     /// Takes how to speak to the backend. `tls` is what was made of `backend.tls`.
@@ -175,7 +178,6 @@ impl BackendState {
         }
         old.values().for_each(|gone| gone.set_removed());
         self.ready.set(endpoints.iter().filter(|endpoint| endpoint.is_ready()).count());
-        self.cursor.set(if endpoints.is_empty() { 0 } else { self.cursor.get() % endpoints.len() });
     }
 }
 
@@ -230,6 +232,21 @@ mod tests {
             first
         };
         assert_eq!((0..50).map(first).collect::<std::collections::BTreeSet<_>>().len(), 3);
+    }
+
+    #[test]
+    fn shards_that_began_apart_stay_apart_when_the_list_was_empty_or_one() {
+        let mut random = Prng::from_seed(5);
+        for before in [&[][..], &[(9, Ready)]] {
+            let first = |_| {
+                let backend = backend(before);
+                backend.begin_anywhere(&mut random);
+                picks(&backend, 2);
+                backend.set_endpoints(&list(&[(1, Ready), (2, Ready), (3, Ready)]));
+                picks(&backend, 1)[0]
+            };
+            assert_eq!((0..50).map(first).collect::<std::collections::BTreeSet<_>>().len(), 3, "{before:?}");
+        }
     }
 
     #[test]

@@ -134,6 +134,15 @@ fn an_allowed_request_goes_on_with_the_servers_fields() {
 }
 
 #[test]
+fn a_field_that_the_answer_does_not_set_goes_on_as_the_client_sent_it() {
+    let (auth, _) = answering("HTTP/1.1 200 OK\r\nX-Scope:\r\nContent-Length: 0\r\n\r\n");
+    let (_worker, addr, _echo) = serve(vec![http(&[], &["x-user", "x-scope"], None)], BackendProtocol::Http1, &[auth]);
+    let response = send(addr, "GET / HTTP/1.1\r\nHost: a\r\nX-User: forged\r\nX-Scope: forged\r\n\r\n");
+    let seen = response.text().to_ascii_lowercase();
+    assert!(seen.contains("\nx-user: forged\n") && !seen.contains("x-scope: forged"), "{seen}");
+}
+
+#[test]
 fn a_denial_is_passed_on_and_nothing_reaches_the_backend() {
     let denial = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic\r\nConnection: keep-alive\r\n\
                   Content-Length: 4\r\n\r\nwho?";

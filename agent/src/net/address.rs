@@ -66,25 +66,32 @@ impl LocalAddresses {
         Ok(Self { handle, metric, present, wanted: BTreeMap::new() })
     }
 
-    /// Sets the addresses that a domain needs and adds those that are missing. None is removed here: see
-    /// [`Self::remove_unwanted`]. Returns one error for each that could not be added.
-    pub async fn set_wanted(&mut self, domain: &DomainName, addresses: BTreeSet<IpAddr>) -> Vec<AddressError> {
-        let mut errors = Vec::new();
-        for address in addresses.difference(&self.present.clone()) {
-            match self.handle.route().add(self.route(*address)).execute().await {
-                Ok(()) => info!(%address, %domain, "address made local"),
-                Err(error) if is_netlink_errno(&error, libc::EEXIST) => {}
-                Err(error) => {
-                    errors.push(AddressError { address: *address, error });
-                    continue;
-                }
-            }
-            self.present.insert(*address);
-        }
+    /// Sets the addresses that a domain needs, so that they are not removed. None is added or removed here: see [`Self::add`] and
+    /// [`Self::remove_unwanted`].
+    pub fn set_wanted(&mut self, domain: &DomainName, addresses: BTreeSet<IpAddr>) {
         if addresses.is_empty() {
             self.wanted.remove(domain);
         } else {
             self.wanted.insert(domain.clone(), addresses);
+        }
+    }
+
+    /// Makes addresses local that are not. Returns one error for each that could not be added.
+    pub async fn add(&mut self, domain: &DomainName, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<AddressError> {
+        let mut errors = Vec::new();
+        for address in addresses {
+            if self.present.contains(&address) {
+                continue;
+            }
+            match self.handle.route().add(self.route(address)).execute().await {
+                Ok(()) => info!(%address, %domain, "address made local"),
+                Err(error) if is_netlink_errno(&error, libc::EEXIST) => {}
+                Err(error) => {
+                    errors.push(AddressError { address, error });
+                    continue;
+                }
+            }
+            self.present.insert(address);
         }
         errors
     }

@@ -85,8 +85,8 @@ pub fn port_of(socket: &OwnedFd) -> io::Result<u16> {
 pub struct Binding {
     /// Whether this program has others there already.
     pub is_joining: bool,
-    /// Whether the address is made local by a route. IPv6 takes no notice of such a route when a socket is bound
-    /// (`ipv6_chk_addr`), so it must be told not to look.
+    /// Whether the address is made local by a route, which comes after its sockets; so the kernel must be told not to look.
+    /// IPv6 takes no notice of such a route in any case (`ipv6_chk_addr`).
     pub is_routed: bool,
 }
 
@@ -140,6 +140,8 @@ fn bind(socket: &Socket, address: SocketAddr, is_shared: bool, is_routed: bool) 
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
         socket.set_freebind_v6(is_routed)?;
+    } else {
+        socket.set_freebind_v4(is_routed)?;
     }
     socket.bind(&address.into())
 }
@@ -202,13 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_that_a_route_makes_local_is_bound() {
-        let addr = "2001:db8:77::1".parse().unwrap();
-        for transport in [Transport::Tcp, Transport::Udp] {
-            let frontend = FrontendKey { addr, port: 8077, transport };
-            let outcome = open_bound(frontend, 1, Binding::default());
-            assert!(matches!(outcome, Err(ListenError::NotLocal { .. })), "{outcome:?}");
-            open_bound(frontend, 1, Binding { is_routed: true, ..Binding::default() }).unwrap();
+    fn an_address_that_a_route_is_to_make_local_is_bound_before() {
+        for addr in ["192.0.2.77", "2001:db8:77::1"] {
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let frontend = FrontendKey { addr: addr.parse().unwrap(), port: 8077, transport };
+                let outcome = open_bound(frontend, 1, Binding::default());
+                assert!(matches!(outcome, Err(ListenError::NotLocal { .. })), "{outcome:?}");
+                open_bound(frontend, 1, Binding { is_routed: true, ..Binding::default() }).unwrap();
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! One domain's task: keeps its worker, its sockets, its cgroups and its part of the kernel tier at what its model says.
 //!
-//! Order on add: addresses that may be dialled, the worker's model, then frontends. On delete the other way round. Nothing
+//! Order on add: addresses that may be dialled, the worker's model, frontends, then their addresses. On delete the other way round. Nothing
 //! here waits for another domain; the only exception is an agent's start, see [`super::node::Node::heard`].
 
 use std::{
@@ -142,7 +142,7 @@ impl DomainTask {
                     None => return self.name,
                 },
                 (index, news) = next_news(&mut self.workers) => self.take_news(index, news).await,
-                Ok(()) = self.settled.changed() => self.repeat(),
+                Ok(()) = self.settled.changed() => self.repeat().await,
                 () = sleep_until(deadline) => {}
             }
             self.step().await;
@@ -161,7 +161,7 @@ impl DomainTask {
         match message {
             DomainMessage::Change { domain, delta, changed } => self.change(domain, delta, changed).await,
             DomainMessage::Init(news) => self.take_init(news),
-            DomainMessage::Links => self.repeat(),
+            DomainMessage::Links => self.repeat().await,
             DomainMessage::Scrape(answer) => {
                 if let Some(worker) = self.workers.iter_mut().find(|worker| worker.phase == Phase::Serving) {
                     worker.scrape(answer);
@@ -215,12 +215,12 @@ impl DomainTask {
             let settings = self.settings(&domain);
             self.workers.iter_mut().filter(|worker| worker.has_answered).for_each(|worker| worker.configure(&settings));
         }
-        self.make_addresses_local().await;
+        self.keep_addresses().await;
         if let Some(exposed) = self.exposed.clone() {
             let remaining = intersect(&exposed, &self.wanted);
             if remaining != *exposed || !Arc::ptr_eq(&domain, &before) {
                 let generation = self.exposed_generation;
-                self.expose(Rc::new(remaining), generation);
+                self.expose(Rc::new(remaining), generation).await;
             }
         }
         self.delivery.push(delta, changed, now);
@@ -254,14 +254,13 @@ impl DomainTask {
             warn!(domain = %self.name, "the worker does not acknowledge in time; its frontends are opened all the same");
             self.is_patience_over = true;
             let generation = self.generation();
-            self.expose(self.wanted.clone(), generation);
+            self.expose(self.wanted.clone(), generation).await;
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             if let Some(domain) = self.domain().filter(|_| self.is_unprepared()) {
                 self.prepare(&domain);
             }
-            self.make_addresses_local().await;
-            self.repeat();
+            self.repeat().await;
         }
     }
 
@@ -280,10 +279,10 @@ impl DomainTask {
     }
 
     /// Asks again for what was asked for last: NICs have changed, or something failed.
-    fn repeat(&mut self) {
+    async fn repeat(&mut self) {
         if let Some(exposed) = self.exposed.clone().filter(|_| !self.is_removed) {
             let generation = self.exposed_generation;
-            self.expose(exposed, generation);
+            self.expose(exposed, generation).await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     rc::Rc,
 };
 
@@ -61,25 +62,31 @@ impl DomainTask {
     }
 
     /// Makes exactly these frontends reachable: those of the kernel tier by its maps, others and those of UDP on bound sockets.
-    pub(super) fn expose(&mut self, frontends: Rc<Frontends>, generation: Generation) {
+    /// Their addresses become local last: what comes for an address that nothing judges yet would reach whoever listens on the
+    /// node for any address.
+    pub(super) async fn expose(&mut self, frontends: Rc<Frontends>, generation: Generation) {
         let Some(domain) = self.domain() else { return };
         self.exposed = Some(frontends.clone());
         self.exposed_generation = generation;
-        let links = self.node.links.borrow();
-        let interfaces: Vec<_> = domain.interfaces.iter().map(|name| (name.clone(), links.find(name))).collect();
-        drop(links);
+        let interfaces: Vec<_> = {
+            let links = self.node.links.borrow();
+            domain.interfaces.iter().map(|name| (name.clone(), links.find(name))).collect()
+        };
         let bound = self.bind(&frontends);
         // Without a socket of its own a UDP frontend is not let in: another program's that is bound to its port for any
         // address would get its datagrams.
         let admitted = without(&frontends, &bound.failures);
         let update = DomainUpdate { domain: &domain, interfaces: &interfaces, frontends: &admitted };
         let updated = self.node.state.kernel.borrow_mut().kernel().map(|kernel| kernel.update(self.id, &update));
-        let UpdateOutcome { is_deferred, mut failures, mut unreachable, interfaces } = updated.unwrap_or_else(|| {
-            let interfaces = interfaces.into_iter().map(without_kernel).collect();
-            UpdateOutcome { interfaces, ..UpdateOutcome::default() }
-        });
+        let UpdateOutcome { is_deferred, mut failures, mut unreachable, unjudged, interfaces } = updated
+            .unwrap_or_else(|| {
+                let interfaces = interfaces.into_iter().map(without_kernel).collect();
+                UpdateOutcome { interfaces, ..UpdateOutcome::default() }
+            });
         if !is_deferred {
             self.close(&bound.closing);
+            let judged = frontends.exclusive.iter().filter(|address| !unjudged.contains(*address)).copied();
+            self.make_local(judged).await;
         }
         failures.extend(bound.failures.values().cloned());
         unreachable.extend(bound.failures);
@@ -144,14 +151,20 @@ impl DomainTask {
         self.sockets.close(closing);
     }
 
-    /// Makes the addresses local that are reachable or are about to be.
-    pub(super) async fn make_addresses_local(&mut self) {
+    /// Keeps the addresses from being given up that are reachable or are about to be.
+    pub(super) async fn keep_addresses(&mut self) {
         let exposed = self.exposed.iter().flat_map(|exposed| &exposed.exclusive);
         let addresses: BTreeSet<_> = self.wanted.exclusive.iter().chain(exposed).copied().collect();
+        if let Some(local) = self.node.addresses.lock().await.as_mut() {
+            local.set_wanted(&self.name, addresses);
+        }
+    }
+
+    async fn make_local(&mut self, addresses: impl Iterator<Item = IpAddr>) {
         let node = self.node.clone();
         let mut local = node.addresses.lock().await;
         let Some(local) = local.as_mut() else { return };
-        let errors = local.set_wanted(&self.name, addresses).await;
+        let errors = local.add(&self.name, addresses).await;
         self.address_problems = errors.iter().map(ToString::to_string).collect();
     }
 
@@ -163,7 +176,7 @@ impl DomainTask {
         }
         if let Some(local) = node.addresses.lock().await.as_mut() {
             let wanted: BTreeSet<_> = self.wanted.exclusive.iter().copied().collect();
-            local.set_wanted(&self.name, wanted).await;
+            local.set_wanted(&self.name, wanted);
             local.remove_unwanted().await;
         }
     }
@@ -179,8 +192,11 @@ impl DomainTask {
         self.sockets.close_all();
     }
 
-    /// Removes everything of the domain from this host; its workers have ended.
+    /// Removes everything of the domain from this host; its workers have ended. Its addresses go while they are judged.
     pub(super) async fn leave_nothing(&mut self) {
+        self.wanted = Rc::default();
+        self.exposed = None;
+        self.release_addresses().await;
         if let Some(kernel) = self.node.state.kernel.borrow_mut().kernel() {
             kernel.remove(self.id);
             if let Some(group) = &self.groups.guard {
@@ -189,9 +205,6 @@ impl DomainTask {
         }
         self.sockets.close_all();
         self.node.cgroups.remove(&self.name);
-        self.wanted = Rc::default();
-        self.exposed = None;
-        self.release_addresses().await;
         self.node.state.domains.borrow_mut().remove(&self.name);
         self.node.state.sources.borrow_mut().forget(self.id);
         self.node.heard(&self.name);

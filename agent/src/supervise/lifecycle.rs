@@ -153,7 +153,7 @@ impl DomainTask {
             self.exposed_generation = generation;
             self.mark_exposed();
         } else {
-            self.expose(frontends, generation);
+            self.expose(frontends, generation).await;
         }
         self.release_addresses().await;
         if let Some(state) = self.node.state.domains.borrow().get(&self.name)

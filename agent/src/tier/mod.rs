@@ -27,6 +27,9 @@ use crate::{
 
 pub use open::{Opened, Refusal, open};
 
+/// Subject of a failure that nothing was applied for.
+const EVERYTHING: &str = "kernel";
+
 /// The kernel tier, or the lack of it.
 pub enum Tier {
     /// `--kernel=off`, or degraded to it.
@@ -66,6 +69,8 @@ pub struct UpdateOutcome {
     pub failures: Vec<String>,
     /// Frontends that are among it.
     pub unreachable: BTreeMap<FrontendKey, String>,
+    /// Addresses of the domain alone that could not be put under the kernel's judgement.
+    pub unjudged: BTreeSet<IpAddr>,
     /// The interfaces.
     pub interfaces: Vec<InterfaceState>,
 }
@@ -170,6 +175,7 @@ impl KernelTier {
             failures: failures.iter().map(ToString::to_string).chain(refusals).collect(),
             interfaces,
             unreachable: find_unreachable(failures, update.frontends),
+            unjudged: find_unjudged(failures, update.frontends),
         }
     }
 
@@ -275,7 +281,8 @@ impl KernelTier {
             Ok(report) => report.failures,
             Err(error) => {
                 let ids = self.desired.domains.keys();
-                ids.map(|id| ApplyFailure { domain: *id, subject: "kernel".into(), error: error.to_string() }).collect()
+                ids.map(|id| ApplyFailure { domain: *id, subject: EVERYTHING.into(), error: error.to_string() })
+                    .collect()
             }
         };
         self.failures.clear();
@@ -342,6 +349,15 @@ fn find_unreachable(failures: &[ApplyFailure], frontends: &Frontends) -> BTreeMa
         }
     }
     unreachable
+}
+
+/// Addresses of the domain alone that a failure is about.
+fn find_unjudged(failures: &[ApplyFailure], frontends: &Frontends) -> BTreeSet<IpAddr> {
+    let is_failed = |address: &&IpAddr| {
+        let subject = format!("address {address}");
+        failures.iter().any(|failure| failure.subject == subject || failure.subject == EVERYTHING)
+    };
+    frontends.exclusive.iter().filter(is_failed).copied().collect()
 }
 
 fn interface(attachment: Attachment) -> Interface {

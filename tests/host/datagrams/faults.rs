@@ -1,6 +1,11 @@
 //! Endpoints, workers and agents that die, and ports that are taken.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use nix::sys::signal::Signal;
 use tidegate_lab::{
@@ -88,20 +93,32 @@ fn a_port_that_another_program_has_is_named_and_taken_when_it_is_free() {
     let _a = scene.backend("a", "10.30.0.11");
     // As a name server of the node's own does.
     let other = scene.lab.gateway.call(|| UdpSocket::bind(("0.0.0.0", PORT))).unwrap();
-    let agent = Agent::launch(&scene.lab, tidegate_lab::AgentOptions::default()).unwrap();
-    wait_until("the failure to be named", START, || {
-        agent.log().contains(&format!("{DNS}:{PORT}/UDP is in use by another program")).then_some(())
-    })
-    .unwrap();
-    let client = scene.client();
-    // A new instance judges nothing until its first state is applied as a whole.
-    wait_until("the port to be refused", START, || {
-        client.ask("early");
-        agent.verdicts("public", "no_frontend").ok().filter(|count| *count > 0.0)
-    })
-    .unwrap();
     other.set_nonblocking(true).unwrap();
-    while other.recv(&mut [0; 16]).is_ok() {}
+    let client = scene.client();
+    let is_over = AtomicBool::new(false);
+    let watch = || {
+        let agent = Agent::launch(&scene.lab, tidegate_lab::AgentOptions::default())?;
+        wait_until("the failure to be named", START, || {
+            agent.log().contains(&format!("{DNS}:{PORT}/UDP is in use by another program")).then_some(())
+        })?;
+        wait_until("the port to be refused", START, || {
+            agent.verdicts("public", "no_frontend").ok().filter(|count| *count > 100.0)
+        })?;
+        anyhow::Ok(agent)
+    };
+    let watched = thread::scope(|scope| {
+        // From before the address is the node's: there is no moment at which it is and nobody judges what comes for it.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ = client.0.send(b"early");
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let watched = watch();
+        is_over.store(true, Ordering::Relaxed);
+        watched
+    });
+    let _agent = watched.unwrap();
     assert_eq!(client.ask("?"), None);
     assert!(other.recv(&mut [0; 16]).is_err(), "a frontend's datagram reached another program");
     drop(other);

@@ -13,7 +13,10 @@ use std::{
 use tidegate_kernel::{Hook, Interface, Kernel, KernelConfig, Reason, detach_all};
 
 use crate::{
-    bed::{Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, StopOnDrop, desired, index_of, ip, on_bed},
+    bed::{
+        Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, StopOnDrop, desired, index_of, ip,
+        on_bed,
+    },
     frame::{Link, TCP, V4, tcp},
 };
 

@@ -49,7 +49,7 @@ pub(crate) fn find_key(
 /// Reads the authorities that a key names; an error says what is wrong with which object.
 pub(crate) fn read_bundle(store: &Store, key: &CaBundleKey) -> Result<CaBundle, String> {
     let missing = || format!("{key} does not exist: create it or change the reference");
-    let no_key = || format!("{key} has no key {KEY}: put the authorities' certificates in PEM there");
+    let no_key = || format!("{key} has no key {KEY}: add it, with the authorities' certificates in PEM");
     let (place, pem) = match key {
         CaBundleKey::ConfigMap(name) => {
             let object = store.find_config_map(name).ok_or_else(missing)?;
@@ -85,7 +85,7 @@ fn read_pem(pem: &[u8]) -> Result<CaBundle, String> {
         }
     }
     if authorities.is_empty() {
-        return Err("holds no certificate: put the authorities' certificates in PEM there".to_owned());
+        return Err("holds no certificate: write the authorities' certificates there in PEM".to_owned());
     }
     Ok(CaBundle { authorities })
 }

@@ -12,7 +12,9 @@ use k8s_openapi::api::{
     core::v1::{Service, ServicePort},
     discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice},
 };
-use tidegate_model::{BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints, ObjectName, Transport};
+use tidegate_model::{
+    BackendKey, BackendProtocol, Endpoint, EndpointState, Endpoints, Hostname, ObjectName, Transport,
+};
 
 use crate::{
     api,
@@ -71,7 +73,10 @@ pub(crate) fn check_service<'a>(
     let Some(found) = find_port(service, port, transport) else {
         let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()).map(|port| port.port.to_string());
         let ports = ports.collect::<Vec<_>>().join(", ");
-        return Err(Problem::new("BackendNotFound", format!("Service/{name} has no port {port}, it has: {ports}")));
+        return Err(Problem::new(
+            "BackendNotFound",
+            format!("Service/{name} has no port {port}: change it to one of those there: {ports}"),
+        ));
     };
     if !is_transport(found.protocol.as_deref(), transport) {
         return Err(Problem::new(
@@ -238,7 +243,8 @@ pub(crate) fn read_backend_endpoints(backend: &api::Backend, resolved: &BTreeMap
 
 /// Names of a `Backend` that must be resolved.
 pub(crate) fn hostnames(backend: &api::Backend) -> impl Iterator<Item = String> {
-    backend.spec.endpoints.iter().filter_map(|endpoint| Some(normalize(&endpoint.fqdn.as_ref()?.hostname)))
+    let named = backend.spec.endpoints.iter().filter_map(|endpoint| Some(&endpoint.fqdn.as_ref()?.hostname));
+    named.filter(|name| is_lookup_name(name)).map(|name| normalize(name))
 }
 
 /// Lower case and without the trailing dot, so that one name is asked for once.
@@ -251,22 +257,24 @@ pub(crate) fn judge_backend(name: &ObjectName, backend: &api::Backend) -> Vec<Co
     let mut conditions = Conditions::new(backend.metadata.generation);
     let mut faults = Vec::new();
     let mut unenforced = Vec::new();
+    if backend.spec.endpoints.is_empty() {
+        faults.push("spec.endpoints is empty, so every request is refused: write at least one".to_owned());
+    }
     for (index, endpoint) in backend.spec.endpoints.iter().enumerate() {
         let field = format!("spec.endpoints[{index}]");
-        match (&endpoint.ip, &endpoint.fqdn) {
-            (Some(ip), None) if ip.address.parse::<IpAddr>().is_err() => {
-                faults.push(format!("{field}.ip.address: {:?} is not an IP address, it is left out", ip.address));
+        let fault = match (&endpoint.ip, &endpoint.fqdn) {
+            (Some(_), Some(_)) => Some(format!("{field} has both ip and fqdn, fqdn is left out: write two endpoints")),
+            (None, None) => Some(format!("{field} has neither ip nor fqdn, it is left out: write one of them")),
+            (Some(ip), None) => {
+                let is_good = ip.address.parse::<IpAddr>().is_ok();
+                find_fault(&format!("{field}.ip"), ("address", &ip.address, "an IP address"), is_good, ip.port)
             }
-            (Some(ip), None) if ip.port == 0 => faults.push(format!("{field}.ip.port: 0 is no port, it is left out")),
-            (None, Some(fqdn)) if fqdn.port == 0 => {
-                faults.push(format!("{field}.fqdn.port: 0 is no port, it is left out"));
+            (None, Some(fqdn)) => {
+                let place = ("hostname", fqdn.hostname.as_str(), "the name of a host");
+                find_fault(&format!("{field}.fqdn"), place, is_lookup_name(&fqdn.hostname), fqdn.port)
             }
-            (Some(_), None) | (None, Some(_)) => {}
-            (Some(_), Some(_)) => {
-                faults.push(format!("{field} has both ip and fqdn, fqdn is left out: write two endpoints"))
-            }
-            (None, None) => faults.push(format!("{field} has neither ip nor fqdn, it is left out")),
-        }
+        };
+        faults.extend(fault);
         if endpoint.zone.is_some() {
             unenforced.push(format!("{field}.zone is not enforced yet"));
         }
@@ -280,6 +288,20 @@ pub(crate) fn judge_backend(name: &ObjectName, backend: &api::Backend) -> Vec<Co
         .partially_invalid(&faults)
         .enforced(&unenforced);
     conditions.into_list()
+}
+
+/// What keeps an endpoint of a `Backend` out. `place` is its field and text and what the text should be.
+fn find_fault(field: &str, place: (&str, &str, &str), is_good: bool, port: u16) -> Option<String> {
+    let (name, text, wanted) = place;
+    if !is_good {
+        return Some(format!("{field}.{name}: {text:?} is not {wanted}, the endpoint is left out: write one"));
+    }
+    (port == 0).then(|| format!("{field}.port: 0 is no port, the endpoint is left out: write 1 to 65535"))
+}
+
+/// Whether text may be looked up. Names inside a network may hold `_`, which those of Gateway API do not.
+fn is_lookup_name(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || matches!(text.replace('_', "-").parse(), Ok(Hostname::Exact(_)))
 }
 
 /// Endpoints in their order, each once; of two states of one endpoint `Ready` counts.

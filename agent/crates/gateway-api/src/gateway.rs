@@ -101,20 +101,26 @@ fn find_unenforced(spec: &GatewaySpec) -> Vec<String> {
     fields
 }
 
+/// Whoever asks for an address of one reach must not be given one of another (GEP-5093).
+fn refuse_routability(field: &str, routability: &str) -> Problem {
+    let reason = match routability {
+        "Cluster" => "it would be the ClusterIP of a Service, and nodes serve addresses of their domain only",
+        _ => "no address is known by it",
+    };
+    let message = format!(
+        "{field}.routability: {routability:?} cannot be had: {reason}: remove it to take an address of the domain"
+    );
+    Problem::new(NOT_ASSIGNED, message)
+}
+
 fn read_wish(spec: &GatewaySpec) -> (AddressWish, Option<Problem>) {
     let mut these = Vec::new();
     let mut any = false;
     let mut impossible = None;
     for (index, address) in spec.addresses.iter().flatten().enumerate() {
         let field = format!("spec.addresses[{index}]");
-        // Who asks for an address of the cluster alone must not be given one that others reach (GEP-5093).
         if let Some(routability) = address.routability.as_deref().filter(|text| !text.is_empty()) {
-            impossible.get_or_insert_with(|| {
-                let message = format!(
-                    "{field}.routability: no address of routability {routability:?} can be given: remove it to take one of the domain's"
-                );
-                Problem::new(NOT_ASSIGNED, message)
-            });
+            impossible.get_or_insert_with(|| refuse_routability(&field, routability));
         }
         let type_ = address.r#type.as_deref().unwrap_or("IPAddress");
         let value = address.value.as_deref().filter(|value| !value.is_empty());
@@ -236,7 +242,7 @@ impl GatewayState {
                 conditions.push(condition::ACCEPTED, false, problem.reason, &*problem.message);
             }
             None if !has_valid => {
-                let message = format!("no listener is valid ({named}): see the listeners' conditions");
+                let message = no_valid_listener(&named);
                 conditions.push(condition::ACCEPTED, false, "ListenersNotValid", message);
             }
             None if !faulty.is_empty() => {
@@ -303,6 +309,14 @@ impl GatewayState {
             Ok(_) if !self.view.is_here => conditions.push(condition::PROGRAMMED, false, "Pending", NOT_HERE),
             Ok(_) => conditions.push(condition::PROGRAMMED, true, "Programmed", ""),
         };
+    }
+}
+
+/// What is said of a Gateway or a set of which no listener can be served. `faulty` names those that it has.
+pub(crate) fn no_valid_listener(faulty: &str) -> String {
+    match faulty {
+        "" => "spec.listeners is empty: write at least one".to_owned(),
+        _ => format!("no listener is valid ({faulty}): see the listeners' conditions"),
     }
 }
 

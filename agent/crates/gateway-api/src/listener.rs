@@ -16,6 +16,10 @@ use crate::{
     status::Problem,
 };
 
+/// Reason of a listener with a filter that makes no sense (GEP-5224). One that leads nowhere has reasons of its own, and one
+/// of a type that is not served is an `UnsupportedValue`.
+const INVALID_FILTER: &str = "InvalidListenerFilter";
+
 /// Kinds of routes that a listener of a protocol takes.
 fn kinds_of(protocol: Protocol) -> &'static [&'static str] {
     match protocol {
@@ -168,13 +172,16 @@ fn read_listener(
     let filters = listener.filters.as_ref().and_then(|filters| filters.requests.as_deref()).unwrap_or_default();
     if !filters.is_empty() && !matches!(protocol, None | Some(Protocol::Http | Protocol::Https)) {
         reject(Problem::new(
-            "UnsupportedValue",
+            INVALID_FILTER,
             format!("{field}.filters: connections of protocol {} have no requests: remove it", listener.protocol),
         ));
     }
     let auth = read_filters(&format!("{field}.filters.requests"), filters, &mut references.backends);
     let auth = auth.map_err(&mut reject).unwrap_or_default();
-    let auth_problem = references.backends.take_problems().into_iter().next();
+    let auth_problem = Problem::join(&references.backends.take_problems()).map(|problem| {
+        let reason = if problem.reason == "RefNotPermitted" { problem.reason } else { "InvalidListenerFilterRef" };
+        Problem { reason, ..problem }
+    });
     let (kinds, kinds_problem) = read_kinds(&field, protocol, listener);
     let certificates = match tls_mode {
         Some(TlsMode::Terminate) => named
@@ -215,20 +222,23 @@ fn read_filters(
     filters: &[ListenerFilter],
     backends: &mut Resolver<'_>,
 ) -> Result<Vec<ExternalAuth>, Problem> {
-    let refusal = |message| Problem::new("UnsupportedValue", message);
+    let invalid = |message| Problem::new(INVALID_FILTER, message);
     let read = filters.iter().enumerate().map(|(index, filter)| {
         let field = format!("{field}[{index}]");
         match (&filter.r#type, &filter.external_auth) {
             (ListenerFilterType::ExternalAuth, Some(auth)) => {
-                read_external_auth(&format!("{field}.externalAuth"), auth, backends).map_err(refusal)
+                read_external_auth(&format!("{field}.externalAuth"), auth, backends).map_err(invalid)
             }
             (ListenerFilterType::ExternalAuth, None) => {
-                Err(refusal(format!("{field}.externalAuth is missing: write it, or remove the filter")))
+                Err(invalid(format!("{field}.externalAuth is missing: write it, or remove the filter")))
             }
-            (ListenerFilterType::ExtensionRef, _) => Err(refusal(format!(
-                "{field}.extensionRef: no filter of another kind is served, and serving without it would let through what it \
-                 stops: use ExternalAuth, or remove it"
-            ))),
+            (ListenerFilterType::ExtensionRef, _) => Err(Problem::new(
+                "UnsupportedValue",
+                format!(
+                    "{field}.extensionRef: no filter of another kind is served, and serving without it would let through \
+                     what it stops: use ExternalAuth, or remove it"
+                ),
+            )),
         }
     });
     read.collect()

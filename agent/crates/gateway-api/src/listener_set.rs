@@ -6,7 +6,7 @@ use tidegate_model::{ListenerKey, ObjectName};
 
 use crate::{
     attach::ParentView,
-    gateway::{GatewayState, ListenerOutcome, judge_listeners},
+    gateway::{GatewayState, ListenerOutcome, judge_listeners, no_valid_listener},
     gateway_references::GatewayReferences,
     generated::listener_set::ListenerSet,
     listener::{ListenerDraft, read_listeners},
@@ -90,7 +90,7 @@ pub(crate) fn status(
         pairs.filter(|(draft, outcome)| outcome.is_faulty(draft)).map(|(draft, _)| &*draft.name).collect();
     let named = faulty.join(", ");
     if !standing.is_usable() {
-        let message = format!("no listener is valid ({named}): see the listeners' conditions");
+        let message = no_valid_listener(&named);
         both("ListenersNotValid", "ListenersNotValid", &message);
     } else {
         if faulty.is_empty() {

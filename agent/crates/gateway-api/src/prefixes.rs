@@ -66,7 +66,7 @@ pub(crate) fn for_each_entry<'a>(
         let data = config_map.data.iter().flatten();
         let mut chosen = data.filter(|(key, _)| reference.key.as_ref().is_none_or(|wanted| wanted == *key)).peekable();
         if let (Some(key), None) = (&reference.key, chosen.peek()) {
-            fault(format!("{place}: ConfigMap/{name} has no key {key:?}"));
+            fault(format!("{place}: ConfigMap/{name} has no key {key:?}: add it there or change the reference"));
         }
         for (key, text) in chosen {
             read_lines(&name, key, text, take, fault);

@@ -83,7 +83,7 @@ impl<'a> Resolver<'a> {
         let kind = reference.kind.as_deref().unwrap_or("Service");
         let namespace = reference.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or(self.namespace);
         let name = ObjectName::new(namespace, &reference.name);
-        let (key, missing_port) = match (group, kind) {
+        let (key, wrong_port) = match (group, kind) {
             ("" | "core", "Service") => {
                 let port = reference.port.and_then(|port| u16::try_from(port).ok()).unwrap_or_default();
                 let key = match self.kind {
@@ -91,10 +91,10 @@ impl<'a> Resolver<'a> {
                     _ if is_grpc => BackendKey::GrpcService { name, port },
                     _ => BackendKey::Service { name, port },
                 };
-                (key, port == 0)
+                (key, (port == 0).then_some(reference.port))
             }
-            (OWN_GROUP | ENVOY_GROUP, "Backend") if is_grpc => (BackendKey::GrpcBackend { name }, false),
-            (OWN_GROUP | ENVOY_GROUP, "Backend") => (BackendKey::Backend { name }, false),
+            (OWN_GROUP | ENVOY_GROUP, "Backend") if is_grpc => (BackendKey::GrpcBackend { name }, None),
+            (OWN_GROUP | ENVOY_GROUP, "Backend") => (BackendKey::Backend { name }, None),
             _ => {
                 let shown = if group.is_empty() { "the core group" } else { group };
                 return Err(Problem::new(
@@ -125,10 +125,11 @@ impl<'a> Resolver<'a> {
                 ));
             }
         }
-        if missing_port {
+        if let Some(port) = wrong_port {
+            let wrong = port.map_or_else(|| " is missing".to_owned(), |port| format!(": {port} is no port"));
             return Err(Problem::new(
                 "BackendNotFound",
-                format!("{field}.port is missing: a Service needs one, 1 to 65535"),
+                format!("{field}.port{wrong}: write the port of the Service, 1 to 65535"),
             ));
         }
         self.uses.named.insert(key.clone());

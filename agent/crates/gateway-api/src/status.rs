@@ -45,7 +45,7 @@ pub struct Condition {
 /// Everything that is said about one object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ObjectStatus {
-    /// Conditions of the object itself. Routes have none: theirs are by parent.
+    /// Conditions of the object itself. Routes have them by parent; one that names no parent in a folder of files has its own.
     pub conditions: Vec<Condition>,
     /// Gateway: its addresses.
     pub addresses: Vec<IpAddr>,
@@ -121,6 +121,12 @@ pub(crate) struct Problem {
 impl Problem {
     pub(crate) fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
+    }
+
+    /// One problem that tells of all of these, with the reason of the first; `None` when there is none.
+    pub(crate) fn join(problems: &[Self]) -> Option<Self> {
+        let messages: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
+        problems.first().map(|first| Self::new(first.reason, messages.join("; ")))
     }
 }
 

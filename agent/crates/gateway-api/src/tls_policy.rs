@@ -35,6 +35,8 @@ pub(crate) struct TlsPolicy {
     pub(crate) rank: Rank,
     pub(crate) targets: Vec<Target>,
     pub(crate) unenforced: Vec<String>,
+    /// Why it is for nobody.
+    targets_problem: Option<Problem>,
     server_name: Result<String, Problem>,
     subject_alt_names: Result<Vec<SubjectAltName>, Problem>,
     trust: Wanted,
@@ -93,13 +95,20 @@ impl TlsPolicy {
                 ));
             }
         }
+        let targets: Vec<_> = targets_of(policy).collect();
+        let targets_problem = targets.is_empty().then(|| {
+            let empty = || format!("spec.targetRefs is empty: name a Service, or a Backend of {OWN_GROUP}");
+            let message = if unenforced.is_empty() { empty() } else { std::mem::take(&mut unenforced).join("; ") };
+            Problem::new("Invalid", message)
+        });
         for option in policy.spec.options.iter().flatten() {
             unenforced.push(format!("spec.options[{}] is not known", option.0));
         }
         Self {
             generation: policy.metadata.generation,
-            targets: targets_of(policy).collect(),
+            targets,
             unenforced,
+            targets_problem,
             server_name: read_server_name(&validation.hostname),
             subject_alt_names: read_names(validation),
             trust: read_trust(&rank.1.namespace, validation),
@@ -133,7 +142,7 @@ impl TlsPolicy {
         };
         let text_problem = self.server_name.as_ref().err().or(self.subject_alt_names.as_ref().err());
         let is_usable = text_problem.is_none();
-        rejection = text_problem.cloned().or(rejection);
+        rejection = self.targets_problem.as_ref().or(text_problem).cloned().or(rejection);
         let tls = BackendTls {
             server_name: self.server_name.clone().unwrap_or_default(),
             subject_alt_names: self.subject_alt_names.clone().unwrap_or_default(),
@@ -203,17 +212,25 @@ fn read_names(validation: &BackendTlsPolicyValidation) -> Result<Vec<SubjectAltN
             let field = format!("spec.validation.subjectAltNames[{index}]");
             let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
             let invalid = |message: String| Problem::new("Invalid", message);
+            // Which of the two is meant cannot be known, and a wrong guess would let in whom nobody named.
+            let refuse = |other: &str, text: &Option<String>, type_: &str| match given(text) {
+                Some(_) => Err(invalid(format!("{field}.{other} has no meaning with type {type_}: remove it"))),
+                None => Ok(()),
+            };
             match name.r#type {
                 BackendTlsPolicyValidationSubjectAltNamesType::Hostname => {
-                    let text = given(&name.hostname)
-                        .ok_or_else(|| invalid(format!("{field}.hostname is missing: type Hostname needs it")))?;
+                    refuse("uri", &name.uri, "Hostname")?;
+                    let text = given(&name.hostname).ok_or_else(|| {
+                        invalid(format!("{field}.hostname is missing: write it, type Hostname needs it"))
+                    })?;
                     let host =
                         text.parse::<Hostname>().map_err(|error| invalid(format!("{field}.hostname: {error}")))?;
                     Ok(SubjectAltName::Hostname(host.to_string()))
                 }
                 BackendTlsPolicyValidationSubjectAltNamesType::Uri => {
+                    refuse("hostname", &name.hostname, "URI")?;
                     let uri = given(&name.uri)
-                        .ok_or_else(|| invalid(format!("{field}.uri is missing: type URI needs it")))?;
+                        .ok_or_else(|| invalid(format!("{field}.uri is missing: write it, type URI needs it")))?;
                     if !is_uri(&uri) {
                         return Err(invalid(format!(
                             "{field}.uri: {uri:?} is no URI: write it as spiffe://example.org/name"

@@ -53,7 +53,7 @@ fn read_filter(
     matches: &[Match],
     resolver: &mut Resolver<'_>,
 ) -> Result<Filter, String> {
-    let missing = |name: &str| format!("{field}.{name} is missing: a filter of this type needs it");
+    let missing = |name: &str| format!("{field}.{name} is missing: write it, a filter of this type needs it");
     match filter.r#type {
         HttpRouteFilterType::RequestHeaderModifier => {
             let modifier = filter.request_header_modifier.as_ref().ok_or_else(|| missing("requestHeaderModifier"))?;
@@ -106,7 +106,7 @@ fn read_edits(field: &str, modifier: &HeaderModifier) -> Result<HeaderEdits, Str
         if is_field_name(name) {
             Ok(Arc::from(name.to_ascii_lowercase()))
         } else {
-            Err(format!("{field}: {name:?} is not the name of a header field"))
+            Err(format!("{field}: {name:?} is not the name of a header field: write letters, digits and '-'"))
         }
     };
     let pairs = |list: &str, headers: &Option<Vec<HttpHeader>>| {
@@ -115,7 +115,10 @@ fn read_edits(field: &str, modifier: &HeaderModifier) -> Result<HeaderEdits, Str
             let field = format!("{field}.{list}[{index}]");
             let key = name(&format!("{field}.name"), &header.name)?;
             if !is_field_value(&header.value) {
-                return Err(format!("{field}.value: {:?} is not the value of a header field", header.value));
+                return Err(format!(
+                    "{field}.value: {:?} is not the value of a header field: leave out control characters and white space around it",
+                    header.value
+                ));
             }
             // Gateway API: of several entries of one name, whatever their case, only the first counts.
             if pairs.iter().all(|(earlier, _)| *earlier != key) {
@@ -148,7 +151,7 @@ fn read_mirror(field: &str, mirror: &RequestMirror, resolver: &mut Resolver<'_>)
                 }
                 _ => {
                     return Err(format!(
-                        "{field}.fraction: {}/{} is no part of a whole: the numerator must not be above the denominator",
+                        "{field}.fraction: {}/{} is no part of a whole: write a numerator of at most the denominator",
                         fraction.numerator,
                         fraction.denominator.unwrap_or(100)
                     ));
@@ -165,7 +168,7 @@ fn read_host(field: &str, hostname: Option<&String>) -> Result<Option<Arc<str>>,
     hostname
         .map(|text| match text.parse() {
             Ok(Hostname::Exact(name)) => Ok(name),
-            _ => Err(format!("{field}.hostname: {text:?} is not one host name")),
+            _ => Err(format!("{field}.hostname: {text:?} is not one host name: write one without a wildcard")),
         })
         .transpose()
 }
@@ -204,7 +207,7 @@ fn read_rewrite(field: &str, rewrite: &UrlRewrite, matches: &[Match]) -> Result<
 fn read_path(field: &str, path: Option<&HttpPathModifier>, matches: &[Match]) -> Result<Option<PathRewrite>, String> {
     let Some(path) = path else { return Ok(None) };
     let check = |name: &str, value: Option<&String>| {
-        let value = value.ok_or_else(|| format!("{field}.{name} is missing: this type needs it"))?;
+        let value = value.ok_or_else(|| format!("{field}.{name} is missing: write it, this type needs it"))?;
         let is_path = (value.is_empty() || value.starts_with('/'))
             && value.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
         if is_path {
@@ -219,7 +222,9 @@ fn read_path(field: &str, path: Option<&HttpPathModifier>, matches: &[Match]) ->
         }
         HttpPathModifierType::ReplacePrefixMatch => {
             if !matches.iter().all(|found| matches!(found.path, PathMatch::Prefix(_))) {
-                return Err(format!("{field}: ReplacePrefixMatch needs matches of type PathPrefix only"));
+                return Err(format!(
+                    "{field}: ReplacePrefixMatch goes with matches of type PathPrefix only: change them, or use ReplaceFullPath"
+                ));
             }
             Ok(Some(PathRewrite::Prefix(check("replacePrefixMatch", path.replace_prefix_match.as_ref())?)))
         }
@@ -231,7 +236,9 @@ fn read_cors(field: &str, cors: &http_route::Cors) -> Result<Cors, String> {
         let mut read = Vec::new();
         for (index, name) in names.iter().flatten().enumerate() {
             if !is_field_name(name) {
-                return Err(format!("{field}.{list}[{index}]: {name:?} is not a name in HTTP"));
+                return Err(format!(
+                    "{field}.{list}[{index}]: {name:?} is not a name in HTTP: write letters, digits and '-'"
+                ));
             }
             read.push(Arc::from(name.as_str()));
         }

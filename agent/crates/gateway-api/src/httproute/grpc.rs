@@ -53,7 +53,10 @@ fn read_method(field: &str, found: &GrpcMethodMatch) -> Result<PathMatch, String
         let is_name =
             |value: &str| value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
         if value.is_some_and(|value| !is_name(value)) {
-            return Err(format!("{field}.{name}: {:?} is not a name in gRPC", value.unwrap_or_default()));
+            let value = value.unwrap_or_default();
+            return Err(format!(
+                "{field}.{name}: {value:?} is not a name in gRPC: write letters, digits, '.', '_' and '-'"
+            ));
         }
     }
     match (service, method) {

@@ -51,7 +51,10 @@ pub(super) fn read_headers(field: &str, headers: Option<&[NamedMatch]>) -> Resul
     for (index, header) in headers.unwrap_or_default().iter().enumerate() {
         let field = format!("{field}[{index}]");
         if !super::filters::is_field_name(&header.name) {
-            return Err(format!("{field}.name: {:?} is not the name of a header field", header.name));
+            return Err(format!(
+                "{field}.name: {:?} is not the name of a header field: write letters, digits and '-'",
+                header.name
+            ));
         }
         let name = header.name.to_ascii_lowercase();
         if read.iter().all(|earlier| *earlier.name != *name) {
@@ -110,7 +113,7 @@ pub(super) fn check_regex(field: &str, pattern: &str) -> Result<(), String> {
     Regex::new(&format!("^(?:{pattern})$")).map(drop).map_err(|error| {
         let reason = error.to_string();
         let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        format!("{field}: {pattern:?} is not a regular expression (RE2 syntax): {last}")
+        format!("{field}: {pattern:?} is not a regular expression: {last}: correct it (RE2 syntax)")
     })
 }
 

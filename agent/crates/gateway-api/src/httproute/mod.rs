@@ -11,7 +11,7 @@ mod matches;
 mod retry;
 mod session;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tidegate_model::{BackendTarget, Filter, Match, Rule, Timeouts, WeightedBackend};
@@ -80,6 +80,8 @@ struct Reader<'a> {
     rules: Vec<(u16, Rule)>,
     faults: Vec<String>,
     unenforced: Vec<String>,
+    /// Names of the rules so far: by its name a rule's sessions are its own.
+    names: BTreeSet<String>,
     /// Rules seen, and how many of them are left out or answer 500.
     total: usize,
     broken: usize,
@@ -95,6 +97,7 @@ impl<'a> Reader<'a> {
             rules: Vec::new(),
             faults: Vec::new(),
             unenforced: Vec::new(),
+            names: BTreeSet::new(),
             total: 0,
             broken: 0,
         }
@@ -102,13 +105,17 @@ impl<'a> Reader<'a> {
 
     fn push_rule(&mut self, index: usize, field: &str, rule: &HttpRouteRule, matches: Vec<Match>) {
         self.total += 1;
+        let is_new = rule.name.as_ref().is_none_or(|name| self.names.insert(name.clone()));
+        if !is_new {
+            self.faults.push(format!("{field}.name is left out: an earlier rule has it: give each rule its own"));
+        }
         if matches.is_empty() {
             self.faults.push(format!("{field} is left out: none of its matches can be served"));
             self.broken += 1;
             return;
         }
         let mut translated = Rule {
-            name: rule.name.as_deref().map(Arc::from),
+            name: rule.name.as_deref().filter(|_| is_new).map(Arc::from),
             created: self.created,
             attachments: Vec::new(),
             matches,

@@ -17,9 +17,9 @@ use crate::{
 pub(super) struct Identity(String);
 
 impl Identity {
-    /// The route's uid is random and not seen by clients. Objects out of files have none.
+    /// The route's uid is random and not seen by clients. Objects out of files have none, and there a name may hold anything.
     pub(super) fn new(kind: Kind, metadata: &ObjectMeta) -> Self {
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let text = |text: &Option<String>| escape(text.as_deref().unwrap_or_default());
         Self(format!("{kind}/{}/{}/{}", text(&metadata.namespace), text(&metadata.name), text(&metadata.uid)))
     }
 
@@ -30,7 +30,7 @@ impl Identity {
         rule: Option<&str>,
         session: &common::SessionPersistence,
     ) -> Result<SessionPersistence, String> {
-        let secret = format!("{}/{}", self.0, rule.unwrap_or(field));
+        let secret = format!("{}/{}", self.0, rule.map_or_else(|| field.to_owned(), escape));
         let field = format!("{field}.sessionPersistence");
         let absolute_timeout = match &session.absolute_timeout {
             None => None,
@@ -41,10 +41,13 @@ impl Identity {
         let carrier = match session.r#type.as_ref().unwrap_or(&SessionPersistenceType::Cookie) {
             SessionPersistenceType::Header => {
                 let header = session.header.as_ref().ok_or_else(|| {
-                    format!("{field}.header is missing: sessions of type Header need the name of a field")
+                    format!("{field}.header is missing: write it, sessions of type Header need the name of a field")
                 })?;
                 if !is_field_name(&header.name) {
-                    return Err(format!("{field}.header.name: {:?} is not the name of a header field", header.name));
+                    return Err(format!(
+                        "{field}.header.name: {:?} is not the name of a header field: write letters, digits and '-'",
+                        header.name
+                    ));
                 }
                 SessionCarrier::Header(Arc::from(header.name.to_ascii_lowercase()))
             }
@@ -52,23 +55,42 @@ impl Identity {
                 let cookie = session.cookie.clone().unwrap_or_default();
                 let is_permanent = cookie.lifetime_type == Some(CookieLifetimeType::Permanent);
                 if is_permanent && absolute_timeout.is_none() {
-                    return Err(format!("{field}.absoluteTimeout is missing: a Permanent cookie lives for it"));
+                    return Err(format!(
+                        "{field}.absoluteTimeout is missing: write it, a Permanent cookie lives for it"
+                    ));
                 }
                 let name = match cookie.name {
                     Some(name) if is_field_name(&name) => name,
-                    Some(name) => return Err(format!("{field}.cookie.name: {name:?} is not the name of a cookie")),
+                    Some(name) => {
+                        return Err(format!(
+                            "{field}.cookie.name: {name:?} is not the name of a cookie: write letters, digits and '-'"
+                        ));
+                    }
                     None => format!("tidegate-session-{:016x}", hash(&secret)),
                 };
                 let path = cookie.path.unwrap_or_else(|| "/".to_owned());
                 // RFC 6265 section 4.1.1: a path-value has no control characters and no ';'.
                 if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';') {
-                    return Err(format!("{field}.cookie.path: {path:?} is not a path: begin with '/', leave out ';'"));
+                    return Err(format!("{field}.cookie.path: {path:?} is not a path: start with '/', leave out ';'"));
                 }
                 SessionCarrier::Cookie { name: Arc::from(name), path: Arc::from(path), is_permanent }
             }
         };
         Ok(SessionPersistence { carrier, absolute_timeout, secret: Arc::from(secret) })
     }
+}
+
+/// Text that no other text becomes and that holds neither `/` nor what a field's path has beside names. What Kubernetes takes as
+/// a name stays as it is, so that keys do.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    escaped
 }
 
 /// FNV-1a of 64 bits: the same in every version of the program, so that a cookie keeps its name. It guards nothing.
@@ -97,6 +119,35 @@ mod tests {
         assert_eq!(read(None, "{}"), Ok(first.clone()));
         let named = read(Some("a"), "{}").unwrap();
         assert!(named.secret != first.secret && named.carrier != first.carrier);
+    }
+
+    #[test]
+    fn routes_without_a_uid_share_no_key() {
+        let secret = |kind, namespace: &str, name: &str, rule: Option<&str>| {
+            let metadata = ObjectMeta {
+                namespace: Some(namespace.to_owned()),
+                name: Some(name.to_owned()),
+                ..ObjectMeta::default()
+            };
+            let session = common::SessionPersistence::default();
+            Identity::new(kind, &metadata).read_session("spec.rules[0]", rule, &session).unwrap().secret
+        };
+        let secrets = [
+            secret(Kind::HTTPRoute, "a", "b", None),
+            secret(Kind::GRPCRoute, "a", "b", None),
+            secret(Kind::HTTPRoute, "a", "c", None),
+            secret(Kind::HTTPRoute, "c", "b", None),
+            secret(Kind::HTTPRoute, "a/b", "c", None),
+            secret(Kind::HTTPRoute, "a", "b/c", None),
+            secret(Kind::HTTPRoute, "a", "b%2fc", None),
+            secret(Kind::HTTPRoute, "a", "b", Some("")),
+            secret(Kind::HTTPRoute, "a", "b", Some("rule")),
+            secret(Kind::HTTPRoute, "a", "b", Some("spec.rules[0]")),
+            secret(Kind::HTTPRoute, "a", "b/", None),
+        ];
+        let different: std::collections::BTreeSet<_> = secrets.iter().collect();
+        assert_eq!(different.len(), secrets.len(), "{secrets:?}");
+        assert_eq!(&*secrets[8], "HTTPRoute/a/b//rule", "a key stays what it was");
     }
 
     #[test]

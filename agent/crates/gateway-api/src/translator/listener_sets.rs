@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tidegate_model::{ListenerKey, ObjectName};
 
-use super::Translator;
+use super::{Translator, routes::show_parent};
 use crate::{
     attach::{ParentView, Seen},
     conflicts::Ports,
@@ -117,7 +117,7 @@ impl Translator {
             }
             state.standing = Some(Standing { refusal, listeners: Arc::new(listeners), outcomes, view });
             if !is_same {
-                self.mark_routes_of(&ObjectRef::new(Kind::ListenerSet, set));
+                self.mark_users_of_set(set);
             }
         }
         taken
@@ -129,10 +129,25 @@ impl Translator {
         for set in sets {
             let Some(state) = self.listener_sets.get_mut(&set) else { continue };
             if state.standing.take().is_some() {
-                self.mark_routes_of(&ObjectRef::new(Kind::ListenerSet, set.clone()));
+                self.mark_users_of_set(set.clone());
             }
             self.work.set_statuses.insert(set);
         }
+    }
+
+    /// Marks what depends on whether and how a Gateway takes a set: its routes, and what is said of the policies of the backends
+    /// that it asks.
+    fn mark_users_of_set(&mut self, set: ObjectName) {
+        let set = ObjectRef::new(Kind::ListenerSet, set);
+        self.mark_routes_of(&set);
+        let asked: Vec<_> = self.edges.backend_users.targets_of(&set).cloned().collect();
+        self.mark_policies_of(&asked);
+    }
+
+    /// Whether the Gateway that a set names takes it.
+    pub(super) fn is_taken(&self, set: &ObjectName) -> bool {
+        let standing = self.listener_sets.get(set).and_then(|state| state.standing.as_ref());
+        standing.is_some_and(|standing| standing.refusal.is_none())
     }
 
     /// What the sets of a Gateway add to what is said of it.
@@ -170,10 +185,11 @@ impl Translator {
             Some(gateway) => format!(
                 "spec.parentRef: Gateway/{gateway} does not exist, or its class is of another controller: change name or namespace"
             ),
-            None => format!(
-                "spec.parentRef: a {} as parent is not served: name a Gateway",
-                set.spec.parent_ref.kind.as_deref().unwrap_or("Gateway")
-            ),
+            None => {
+                let parent = &set.spec.parent_ref;
+                let shown = show_parent(parent.kind.as_deref(), parent.group.as_deref());
+                format!("spec.parentRef: {shown} as parent is not served: name a Gateway")
+            }
         };
         let mut conditions = Conditions::new(set.metadata.generation);
         conditions.push(condition::ACCEPTED, false, "ParentNotAccepted", &*message);

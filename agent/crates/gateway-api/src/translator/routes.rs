@@ -154,10 +154,10 @@ impl Translator {
         };
         let find = |reference: &ParentReference| {
             let Some(name) = parent_of(reference, route) else {
-                let kind = reference.kind.as_deref().unwrap_or("Gateway");
+                let shown = show_parent(reference.kind.as_deref(), reference.group.as_deref());
                 return unknown(
                     reference,
-                    format!("spec.parentRefs: a {kind} as parent is not served: name a Gateway or a ListenerSet"),
+                    format!("spec.parentRefs: {shown} as parent is not served: name a Gateway or a ListenerSet"),
                 );
             };
             let Some(view) = self.find_view(&name) else {
@@ -187,10 +187,7 @@ impl Translator {
     }
 
     fn set_route_status(&mut self, route: &ObjectRef, draft: &RouteDraft, parents: Vec<Parent>) {
-        let refs_problem = draft.uses.problems.first().map(|first| {
-            let messages: Vec<_> = draft.uses.problems.iter().map(|problem| problem.message.as_str()).collect();
-            Problem::new(first.reason, messages.join("; "))
-        });
+        let refs_problem = Problem::join(&draft.uses.problems);
         let parents: Vec<_> = parents
             .into_iter()
             .map(|parent| {
@@ -211,9 +208,21 @@ impl Translator {
                 }
             })
             .collect();
+        // In Kubernetes a status without a parent has no place to say so.
+        let conditions = if draft.parents.is_empty() && self.settings.reports_missing_parents {
+            let problem = Problem::new(
+                "NoMatchingParent",
+                "spec.parentRefs is empty, so nothing is served: name a Gateway or a ListenerSet",
+            );
+            let mut conditions = Conditions::new(draft.generation);
+            conditions.judge(condition::ACCEPTED, "Accepted", Some(&problem)).enforced(&draft.unenforced);
+            conditions.into_list()
+        } else {
+            Vec::new()
+        };
         // A route that had parents here and has none now keeps an empty status, so that what was written is taken back.
-        let is_known = self.statuses.contains_key(route) || !parents.is_empty();
-        let status = is_known.then(|| ObjectStatus { parents, ..ObjectStatus::default() });
+        let is_known = self.statuses.contains_key(route) || !parents.is_empty() || !conditions.is_empty();
+        let status = is_known.then(|| ObjectStatus { conditions, parents, ..ObjectStatus::default() });
         self.set_status(route, status);
     }
 }
@@ -237,6 +246,12 @@ fn find_resources(route: &ObjectRef, draft: &RouteDraft, attachments: &[Attachme
         Resource::Forward(key(*index), Arc::new(forward))
     });
     rules.chain(forwards).collect()
+}
+
+/// A parent of a kind that can be none, as messages show it; without a group it is of Gateway API's.
+pub(super) fn show_parent(kind: Option<&str>, group: Option<&str>) -> String {
+    let group = group.map(|group| format!(" of group {group:?}")).unwrap_or_default();
+    format!("a {}{group}", kind.unwrap_or("Gateway"))
 }
 
 /// The Gateway or ListenerSet that a parent reference names; `None` for a parent of another kind.

@@ -229,7 +229,10 @@ impl Translator {
         for user in meant.flat_map(|key| self.edges.backend_users.sources_of(key)) {
             match user.kind {
                 Kind::Gateway => drop(gateways.insert(user.name.clone())),
-                Kind::ListenerSet => gateways.extend(self.edges.set_gateways.targets_of(&user.name).cloned()),
+                Kind::ListenerSet if self.is_taken(&user.name) => {
+                    gateways.extend(self.edges.set_gateways.targets_of(&user.name).cloned());
+                }
+                Kind::ListenerSet => {}
                 _ => {
                     let attached = self.routes.get(user).into_iter().flat_map(|state| state.attached.iter());
                     gateways.extend(attached.map(|listener| listener.gateway.clone()));

@@ -85,7 +85,7 @@ fn ports_kinds_and_types_of_backends_are_checked() {
     let mut world = World::example();
     for (reference, reason, message) in [
         ("{name: products-v1}", "BackendNotFound", "backendRefs[0].port is missing"),
-        ("{name: products-v1, port: 9}", "BackendNotFound", "has no port 9, it has: 8080"),
+        ("{name: products-v1, port: 9}", "BackendNotFound", "has no port 9: change it to one of those there: 8080"),
         ("{name: products-v1, port: 8080, kind: Pod}", "InvalidKind", "kind Pod of the core group"),
         ("{name: a, group: example.com, kind: Thing}", "InvalidKind", "kind Thing of example.com"),
         ("{name: a, group: tidegate.dev, kind: Backend}", "BackendNotFound", "Backend/shop/a does not exist"),

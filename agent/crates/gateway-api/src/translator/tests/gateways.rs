@@ -296,10 +296,17 @@ fn an_address_of_a_routability_that_there_is_none_of_is_not_replaced_by_another(
     let asking = |address: &str| {
         with_spec(&format!("addresses: [{address}]\n  listeners: [{{name: http, protocol: HTTP, port: 8080}}]"))
     };
-    for address in ["{routability: Cluster}", "{value: 203.0.113.9, routability: example.com/Wan}"] {
+    for (address, reason) in [
+        ("{routability: Cluster}", "\"Cluster\" cannot be had: it would be the ClusterIP of a Service"),
+        (
+            "{value: 203.0.113.9, routability: example.com/Wan}",
+            "\"example.com/Wan\" cannot be had: no address is known by it",
+        ),
+    ] {
         world.put(&asking(address));
         world.assert_condition(GW, "Accepted=true Accepted", "");
         world.assert_condition(GW, "Programmed=false AddressNotAssigned", "spec.addresses[0].routability");
+        world.assert_condition(GW, "Programmed=false AddressNotAssigned", reason);
         assert!(world.status(GW.0, GW.1, GW.2).addresses.is_empty());
         assert!(world.listener("public", "infra", "gw", "http").is_none());
     }

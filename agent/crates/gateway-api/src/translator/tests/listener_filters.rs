@@ -79,7 +79,7 @@ fn a_reference_that_leads_nowhere_refuses_every_request_until_it_leads_somewhere
     assert_eq!(auth(&world).expect("it is served")[0].backend, None);
     world.assert_condition(
         asking,
-        "ResolvedRefs=false BackendNotFound",
+        "ResolvedRefs=false InvalidListenerFilterRef",
         "spec.listeners[1].filters.requests[0].externalAuth.backendRef",
     );
     assert_undisturbed(&world);
@@ -89,6 +89,20 @@ fn a_reference_that_leads_nowhere_refuses_every_request_until_it_leads_somewhere
     world.delete(Kind::Service, "gw-internal", "auth");
     assert_eq!(auth(&world).expect("it is served")[0].backend, None);
     assert_eq!(world.find("private", &Key::Backend(key())), None);
+    assert_undisturbed(&world);
+}
+
+#[test]
+fn every_reference_that_leads_nowhere_is_named() {
+    let mut world = World::example();
+    let route = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: a, port: 80}";
+    world.put(&gateway(&[asks("{name: gone, port: 1}"), asks(route)].join(", ")));
+    let asking = (Kind::Gateway, "gw-internal", "asking", "asks");
+    for named in ["requests[0].externalAuth.backendRef: Service", "requests[1].externalAuth.backendRef: kind HTTPRoute"]
+    {
+        world.assert_condition(asking, "ResolvedRefs=false InvalidListenerFilterRef", named);
+    }
+    assert!(auth(&world).expect("it is served").iter().all(|auth| auth.backend.is_none()));
     assert_undisturbed(&world);
 }
 
@@ -119,14 +133,16 @@ fn a_server_in_another_namespace_needs_a_grant_from_gateways() {
 fn a_filter_that_cannot_be_carried_out_keeps_its_listener_from_being_served() {
     let mut world = World::example();
     world.put(AUTH);
-    for (filter, named) in [
+    for (filter, reason, named) in [
         (
             "{type: ExtensionRef, extensionRef: {group: a.example, kind: A, name: a}}",
+            "UnsupportedValue",
             "filters.requests[0].extensionRef",
         ),
-        ("{type: ExternalAuth}", "filters.requests[0].externalAuth is missing"),
+        ("{type: ExternalAuth}", "InvalidListenerFilter", "filters.requests[0].externalAuth is missing"),
         (
             "{type: ExternalAuth, externalAuth: {protocol: HTTP, http: {path: a}, backendRef: {name: auth, port: 9000}}}",
+            "InvalidListenerFilter",
             "filters.requests[0].externalAuth.http.path",
         ),
     ] {
@@ -134,16 +150,16 @@ fn a_filter_that_cannot_be_carried_out_keeps_its_listener_from_being_served() {
         assert_eq!(auth(&world), None, "{filter}");
         world.assert_condition(
             (Kind::Gateway, "gw-internal", "asking", "asks"),
-            "Accepted=false UnsupportedValue",
+            &format!("Accepted=false {reason}"),
             &format!("spec.listeners[1].{named}"),
         );
         assert_undisturbed(&world);
     }
-    let udp = gateway(&asks("{name: auth, port: 9000}")).replace("protocol: HTTP\n", "protocol: TCP\n");
-    world.put(&udp);
+    let tcp = gateway(&asks("{name: auth, port: 9000}")).replace("protocol: HTTP\n", "protocol: TCP\n");
+    world.put(&tcp);
     world.assert_condition(
         (Kind::Gateway, "gw-internal", "asking", "asks"),
-        "Accepted=false UnsupportedValue",
+        "Accepted=false InvalidListenerFilter",
         "spec.listeners[1].filters: connections of protocol TCP have no requests",
     );
 }
@@ -167,7 +183,7 @@ fn a_listener_of_a_set_asks_by_the_grants_of_the_set() {
     assert_eq!(find(&world), None);
     world.assert_condition(
         (Kind::ListenerSet, "admin", "extra", "more"),
-        "ResolvedRefs=false BackendNotFound",
+        "ResolvedRefs=false InvalidListenerFilterRef",
         "spec.listeners[0].filters.requests[0].externalAuth.backendRef",
     );
 }

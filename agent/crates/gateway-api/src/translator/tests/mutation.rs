@@ -13,7 +13,14 @@ metadata: {name: beside, namespace: gw-external}
 spec:
   gatewayClassName: public
   allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {gw-access: external}}}}
-  listeners: [{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}]
+  listeners:
+  - {name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}
+  - name: asks
+    protocol: HTTP
+    port: 81
+    filters:
+      requests:
+      - {type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: beside, namespace: elsewhere, port: 80}}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: ListenerSet
@@ -29,7 +36,12 @@ kind: ListenerSet
 metadata: {name: second, namespace: shop}
 spec:
   parentRef: {name: beside, namespace: gw-external}
-  listeners: [{name: http, protocol: HTTP, port: 80, hostname: second.example.com}]
+  listeners:
+  - name: http
+    protocol: HTTP
+    port: 80
+    hostname: second.example.com
+    filters: {requests: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: products-v1, port: 8080}}}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -44,6 +56,13 @@ metadata: {name: sets, namespace: gw-external}
 spec:
   from: [{group: gateway.networking.k8s.io, kind: ListenerSet, namespace: shop}]
   to: [{group: "", kind: Secret}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: asks, namespace: elsewhere}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: gw-external}]
+  to: [{group: "", kind: Service}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -191,6 +210,8 @@ fn an_invalid_object_of_each_kind_changes_its_own_resources_only() {
             "a ListenerSet of no Gateway",
             "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: second, namespace: shop}\nspec: {parentRef: {group: a, kind: B, name: c}, listeners: []}",
             &[
+                "public: backend Service/shop/products-v1:8080/gRPC",
+                "public: endpoints Service/shop/products-v1:8080/gRPC",
                 "public: listener gw-external/beside/ListenerSet/shop/second/http",
                 "public: rule HTTPRoute/shop/sets rule 0",
             ],
@@ -199,11 +220,38 @@ fn an_invalid_object_of_each_kind_changes_its_own_resources_only() {
             "a Gateway that takes no sets",
             "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: beside, namespace: gw-external}\nspec: {gatewayClassName: public, allowedListeners: {namespaces: {from: Selector, selector: {matchExpressions: [{key: a, operator: Like}]}}}, listeners: [{name: http, protocol: HTTP, port: 80, allowedRoutes: {namespaces: {from: All}}}]}",
             &[
+                "public: backend Service/shop/products-v1:8080/gRPC",
+                "public: endpoints Service/shop/products-v1:8080/gRPC",
+                "public: listener gw-external/beside/asks",
                 "public: listener gw-external/beside/ListenerSet/shop/beside/http",
                 "public: listener gw-external/beside/ListenerSet/shop/beside/https",
                 "public: listener gw-external/beside/ListenerSet/shop/second/http",
                 "public: rule HTTPRoute/shop/sets rule 0",
             ],
+        ),
+        (
+            "a listener with a filter that nobody serves",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: second, namespace: shop}\nspec: {parentRef: {name: beside, namespace: gw-external}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: second.example.com, filters: {requests: [{type: ExtensionRef}]}}]}",
+            &[
+                "public: backend Service/shop/products-v1:8080/gRPC",
+                "public: endpoints Service/shop/products-v1:8080/gRPC",
+                "public: listener gw-external/beside/ListenerSet/shop/second/http",
+            ],
+        ),
+        (
+            "a Service without ports that a listener asks, and a route sends to",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: beside, namespace: elsewhere}\nspec: {}",
+            &[
+                "public: backend Service/elsewhere/beside:80",
+                "public: endpoints Service/elsewhere/beside:80",
+                "public: listener gw-external/beside/asks",
+                "public: rule HTTPRoute/elsewhere/beside rule 0",
+            ],
+        ),
+        (
+            "a grant to Gateways that is taken back",
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: asks, namespace: elsewhere}\nspec: {from: [], to: []}",
+            &["public: listener gw-external/beside/asks"],
         ),
         (
             "a grant to ListenerSets that is taken back",

@@ -67,7 +67,7 @@ fn versions() -> Vec<Vec<Object>> {
         vec![
             gateway("h", 2, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
             gateway("h", 0, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, allowedRoutes: {{namespaces: {{from: All}}}}}}]}}")),
-            gateway("h", 2, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, hostname: h.example.com}}]}}")),
+            gateway("h", 2, &format!("{{gatewayClassName: c, {static_a}listeners: [{{name: http, protocol: HTTP, port: 80, hostname: h.example.com, filters: {{requests: [{{type: ExternalAuth, externalAuth: {{protocol: HTTP, backendRef: {{name: far, namespace: admin, port: 80}}}}}}]}}}}]}}")),
         ],
         vec![
             "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {access: open}}".to_owned(),
@@ -81,11 +81,11 @@ fn versions() -> Vec<Vec<Object>> {
         vec![
             set("l", 4, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}, {name: tls, protocol: HTTPS, port: 444, tls: {certificateRefs: [{name: far, namespace: admin}]}}]}"),
             set("l", 9, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: a.example.com}, {name: odd, protocol: TCP, port: 81}, {name: http, protocol: HTTP, port: 82}]}"),
-            set("l", 4, "{parentRef: {name: h, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
+            set("l", 4, "{parentRef: {name: h, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, filters: {requests: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: one, port: 80}}}, {type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: two, port: 80}}}]}}]}"),
             set("l", 4, "{parentRef: {name: nothing}, listeners: []}"),
         ],
         vec![
-            set("m", 4, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: a.example.com, allowedRoutes: {namespaces: {from: All}}}]}"),
+            set("m", 4, "{parentRef: {name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80, hostname: a.example.com, allowedRoutes: {namespaces: {from: All}}, filters: {requests: [{type: ExternalAuth, externalAuth: {protocol: GRPC, backendRef: {name: far, namespace: admin, port: 80}}}]}}]}"),
             set("m", 4, "{parentRef: {kind: Service, name: g, namespace: gws}, listeners: [{name: http, protocol: HTTP, port: 80}]}"),
         ],
         vec![
@@ -149,7 +149,7 @@ fn outcome(translator: &Translator) -> (Snapshot, Vec<(ObjectRef, ObjectStatus)>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_by_one_in_any_order_comes_to_the_same_as_all_at_once(

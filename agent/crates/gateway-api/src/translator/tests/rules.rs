@@ -30,6 +30,22 @@ fn retries_sessions_and_authorization_servers_are_read() {
 }
 
 #[test]
+fn rules_of_one_name_share_no_sessions_and_the_second_is_told() {
+    let mut world = World::example();
+    let rule = |path: &str| {
+        format!(
+            "- name: twice\n  matches: [{{path: {{value: {path}}}}}]\n  sessionPersistence: {{}}\n\
+             \x20 backendRefs: [{{name: products-v1, port: 8080}}]"
+        )
+    };
+    world.put(&with_rules(&format!("{}\n{}", rule("/a"), rule("/b"))));
+    world.assert_condition(PRODUCTS, "PartiallyInvalid=true UnsupportedValue", "spec.rules[1].name is left out");
+    let [first, second] = [0, 1].map(|index| world.rule("public", "shop", "products", index).unwrap());
+    assert_ne!(first.session.unwrap().secret, second.session.unwrap().secret);
+    assert_eq!((first.name.as_deref(), second.name.as_deref()), (Some("twice"), None));
+}
+
+#[test]
 fn an_authorization_server_that_is_not_there_refuses_and_is_named() {
     let mut world = World::example();
     for reference in ["{name: nothing, port: 8080}", "{name: console, namespace: admin, port: 8080}"] {

@@ -359,7 +359,7 @@ fn a_backend_object_can_have_a_policy() {
     world.put(&far.replace("name: far}", "name: far, sectionName: a}"));
     world.assert_condition(POLICY, "Accepted=false TargetNotFound", "has no sections");
     world.put(&far.replace("kind: Backend, name: far}", "kind: Pod, name: far}"));
-    world.assert_condition(POLICY, "Enforced=false NotEnforced", "spec.targetRefs[0]: Pod");
+    world.assert_condition(POLICY, "Accepted=false Invalid", "spec.targetRefs[0]: Pod");
 }
 
 #[test]

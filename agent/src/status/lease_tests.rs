@@ -44,6 +44,15 @@ impl Server {
         Candidate { client, names, seen: None, held: None }
     }
 
+    /// Somebody whose clock shows another time has written the Lease, or renews it.
+    fn renew_as(&self, identity: &str, time: &str) {
+        let mut lease = self.0.lock().unwrap();
+        let version = lease.as_ref().map_or(0, |(version, _)| *version);
+        let spec =
+            json!({"holderIdentity": identity, "leaseDurationSeconds": 10, "acquireTime": time, "renewTime": time});
+        *lease = Some((version + 1, json!({"metadata": {"name": "tidegate-status"}, "spec": spec})));
+    }
+
     fn holder(&self) -> String {
         let lease = self.0.lock().unwrap();
         let (_, value) = lease.as_ref().expect("somebody made it");
@@ -72,6 +81,28 @@ fn one_of_two_has_it_until_it_is_silent() {
         assert!(other.attempt(Instant::now()).await.unwrap());
         assert_eq!(server.holder(), "other");
         assert!(!one.attempt(Instant::now()).await.unwrap(), "who comes back finds it taken");
+    });
+}
+
+#[test]
+fn clocks_that_are_years_apart_change_nothing() {
+    run(async {
+        for time in ["1999-12-31T23:59:59.000000Z", "2099-12-31T23:59:59.000000Z"] {
+            let server = Server::default();
+            let mut other = server.candidate("other");
+            server.renew_as("one", time);
+            assert!(!other.attempt(Instant::now()).await.unwrap(), "{time}: it has only just been seen");
+            // Later than the duration, with the same time renewed: what counts is that somebody wrote.
+            let ago = |time: Duration| Instant::now().checked_sub(time).expect("the host runs for longer");
+            other.seen.as_mut().expect("it has looked").1 = ago(DURATION * 2);
+            server.renew_as("one", time);
+            assert!(!other.attempt(Instant::now()).await.unwrap(), "{time}: the holder lives");
+            other.seen.as_mut().expect("it has looked").1 = ago(DURATION / 2);
+            assert!(!other.attempt(Instant::now()).await.unwrap(), "{time}: it is not silent for long enough");
+            other.seen.as_mut().expect("it has looked").1 = ago(DURATION);
+            assert!(other.attempt(Instant::now()).await.unwrap(), "{time}: the holder is gone");
+            assert_eq!(server.holder(), "other");
+        }
     });
 }
 

@@ -163,6 +163,7 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use tidegate_model::ObjectName;
 
     use super::*;
@@ -217,5 +218,51 @@ mod tests {
         assert!(gateway.lacking.is_empty() && set.lacking == ["a"]);
         assert_eq!(gateway.listeners.into_keys().collect::<Vec<_>>(), ["own"]);
         assert_eq!(set.listeners.into_keys().collect::<Vec<_>>(), ["added"]);
+    }
+
+    #[test]
+    fn a_node_that_is_silent_no_longer_counts_whatever_its_clock_says() {
+        let public = DomainName::new("public");
+        let gateway = ObjectRef::new(Kind::Gateway, ObjectName::new("shop", "gw"));
+        let read = |name: &str, version: &str, generation: i64, time: &str| {
+            read_report(json!({
+                "metadata": {"name": name, "resourceVersion": version},
+                "spec": {"renewTime": time, "domains": [{"name": "public"}], "gateways": {"shop/gw": generation}},
+            }))
+        };
+        let (past, future) = ("1999-12-31T23:59:59.000000Z", "2099-12-31T23:59:59.000000Z");
+        let mut nodes = Nodes::default();
+        nodes.take(Update::Put(read("a", "1", 2, past)));
+        nodes.take(Update::Put(read("b", "2", 1, future)));
+        assert_eq!(nodes.judge(&public, &gateway, 2).lacking, ["b"], "both have only just been seen");
+        let long_ago = Instant::now().checked_sub(STALE).expect("the host runs for longer");
+        for known in nodes.reports.values_mut() {
+            known.changed = long_ago;
+        }
+        // A list shows both again; of these one was written meanwhile.
+        nodes.take(Update::Begin);
+        nodes.take(Update::Page(vec![read("a", "3", 2, past), read("b", "2", 1, future)]));
+        nodes.take(Update::Synced);
+        assert_eq!(nodes.judge(&public, &gateway, 2), Verdict { nodes: 1, ..Verdict::default() });
+    }
+
+    #[test]
+    fn a_report_of_another_version_is_read_as_far_as_it_is_understood() {
+        let newer = json!({
+            "metadata": {"name": "a", "resourceVersion": "7"},
+            "spec": {
+                "version": "9.0.0",
+                "topology": {"rack": 4},
+                "domains": [{"name": "public", "observedGeneration": 3, "queues": [1, 2], "interfaces": [{"name": "wan0", "attach": "offload"}]}],
+                "gateways": {"shop/gw": 2},
+            },
+        });
+        let public = DomainName::new("public");
+        let mut nodes = Nodes::default();
+        nodes.take(Update::Put(read_report(newer)));
+        let gateway = ObjectRef::new(Kind::Gateway, ObjectName::new("shop", "gw"));
+        assert_eq!(nodes.judge(&public, &gateway, 2).pending(&public), None);
+        let domain = nodes.domain(&public).remove(0);
+        assert_eq!((domain.observed_generation, domain.interfaces[0].attach.as_str()), (Some(3), "offload"));
     }
 }

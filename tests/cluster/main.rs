@@ -17,6 +17,8 @@ mod lease;
 #[cfg(test)]
 mod references;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod rolling;
 #[cfg(test)]
 mod walls;

@@ -13,8 +13,8 @@ const MANIFESTS: &str = "deploy/daemonset/overlays/public-private";
 const CRDS: &str = "deploy/crds";
 /// Label of the nodes that the DaemonSet runs on.
 const GATEWAY_NODE: &str = "node.tidegate.dev/gateway=true";
-/// Namespace and name of the DaemonSet.
-const NAME: &str = "tidegate";
+/// Namespace and name of the DaemonSet, its ServiceAccount and its roles.
+pub(super) const NAME: &str = "tidegate";
 /// How long the agent may take to be ready, and objects to be gone: on a machine that is busy with builds.
 const PATIENCE: &str = "180s";
 

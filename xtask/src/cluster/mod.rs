@@ -14,6 +14,7 @@ mod images;
 mod namespaces;
 mod node;
 mod processes;
+mod rights;
 mod state;
 mod status;
 
@@ -60,6 +61,8 @@ enum Verb {
     Exec(Exec),
     /// Build the agent and give its image to the node, or give it image files (OCI or docker save).
     Load(Load),
+    /// Show how often the deployed agent has used each of its rights; the exit code says whether none is unused or missing.
+    Rights,
     /// Forget the past of all objects, so that who watches from an older version is answered 410 (Gone).
     Compact,
     /// End some of the programs, to see what becomes of the others; `up` starts them again.
@@ -141,6 +144,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Err(command.args(words).exec().into())
         }
         Verb::Load(args) => load(args),
+        Verb::Rights => {
+            let rights = running()?.rights()?;
+            run::print(&rights.describe());
+            rights.judge()
+        }
         Verb::Compact => {
             let _lock = state::lock()?;
             running()?.compact()

@@ -23,7 +23,7 @@ pub(crate) struct ParentView {
     /// Whether the domain has a model on this node.
     pub(crate) is_here: bool,
     gateway: ObjectName,
-    set: Option<ObjectName>,
+    set: Option<Arc<ObjectName>>,
     listeners: Vec<ViewedListener>,
 }
 
@@ -60,7 +60,7 @@ impl ParentView {
             controller: seen.controller,
             is_here: seen.is_here,
             gateway: gateway.clone(),
-            set: set.cloned(),
+            set: set.cloned().map(Arc::new),
             listeners: listeners.collect(),
         }
     }
@@ -74,7 +74,7 @@ impl ParentView {
     fn holder(&self) -> ObjectRef {
         match &self.set {
             None => ObjectRef::new(Kind::Gateway, self.gateway.clone()),
-            Some(set) => ObjectRef::new(Kind::ListenerSet, set.clone()),
+            Some(set) => ObjectRef::new(Kind::ListenerSet, ObjectName::clone(set)),
         }
     }
 }

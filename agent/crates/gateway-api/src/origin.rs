@@ -100,7 +100,10 @@ pub(crate) fn find_listener(store: &Store, key: &ListenerKey) -> Origin {
             let gateway = store.find_gateway(&key.gateway);
             (Kind::Gateway, &key.gateway, gateway.map(|gateway| gateway.spec.listeners.as_slice()))
         }
-        Some(set) => (Kind::ListenerSet, set, store.find_listener_set(set).map(|set| set.spec.listeners.as_slice())),
+        Some(name) => {
+            let set = store.find_listener_set(name);
+            (Kind::ListenerSet, &**name, set.map(|set| set.spec.listeners.as_slice()))
+        }
     };
     let index = listeners.unwrap_or_default().iter().position(|listener| *listener.name == *key.name);
     let field = match index {

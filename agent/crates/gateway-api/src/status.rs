@@ -184,7 +184,9 @@ impl Conditions {
         self
     }
 
-    pub(crate) fn into_list(self) -> Vec<Condition> {
+    /// The conditions, without room for more: thousands of routes keep theirs.
+    pub(crate) fn into_list(mut self) -> Vec<Condition> {
+        self.list.shrink_to_fit();
         self.list
     }
 }

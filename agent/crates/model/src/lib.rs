@@ -12,6 +12,7 @@ pub mod forward;
 pub mod id;
 pub mod listener;
 pub mod resource;
+mod resources;
 pub mod rule;
 pub mod sources;
 mod texts;

@@ -12,8 +12,9 @@ use crate::{BackendIdentity, ClientValidation, ExternalAuth, FrontendKey, Hostna
 pub struct ListenerKey {
     /// The Gateway that serves it.
     pub gateway: ObjectName,
-    /// The ListenerSet that it stands in; `None` when it is the Gateway's own.
-    pub set: Option<ObjectName>,
+    /// The ListenerSet that it stands in; `None` when it is the Gateway's own. Behind a pointer, because keys of every kind take
+    /// the room of the largest, and there are far more routes than listeners.
+    pub set: Option<Arc<ObjectName>>,
     /// `spec.listeners[].name`.
     #[serde(deserialize_with = "texts::deserialize")]
     pub name: Arc<str>,
@@ -26,8 +27,8 @@ impl ListenerKey {
     }
 
     /// Key of a listener that a ListenerSet adds to a Gateway.
-    pub fn of_set(gateway: ObjectName, set: ObjectName, name: impl Into<Arc<str>>) -> Self {
-        Self { gateway, set: Some(set), name: name.into() }
+    pub fn of_set(gateway: ObjectName, set: impl Into<Arc<ObjectName>>, name: impl Into<Arc<str>>) -> Self {
+        Self { gateway, set: Some(set.into()), name: name.into() }
     }
 }
 

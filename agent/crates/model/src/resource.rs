@@ -1,16 +1,12 @@
 //! Resources, their keys, deltas between states of a model, and the model itself.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Backend, BackendKey, CaBundle, CaBundleKey, Certificate, CertificateKey, Domain, Endpoints, Forward, FrontendKey,
-    Generation, Listener, ListenerKey, Rule, RuleKey, Trust, domain::Frontends,
+    Generation, Listener, ListenerKey, Rule, RuleKey, Trust, domain::Frontends, resources::Resources,
 };
 
 /// Stable key of a resource. The order of the kinds is the order in which additions are safe: what is referred to comes
@@ -109,28 +105,28 @@ pub struct Model {
     pub domain: Arc<Domain>,
     /// Number of this state.
     pub generation: Generation,
-    resources: BTreeMap<Key, Resource>,
+    resources: Resources,
 }
 
 impl Model {
     /// A domain without any resource, at generation 0.
     pub fn new(domain: Arc<Domain>) -> Self {
-        Self { domain, generation: Generation::default(), resources: BTreeMap::new() }
+        Self { domain, generation: Generation::default(), resources: Resources::default() }
     }
 
     /// The resource of a key.
     pub fn find(&self, key: &Key) -> Option<&Resource> {
-        self.resources.get(key)
+        self.resources.find(key)
     }
 
     /// All resources in the order of their keys.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
-        self.resources.values()
+        self.resources.iter()
     }
 
     /// All listeners.
     pub fn listeners(&self) -> impl Iterator<Item = (&ListenerKey, &Arc<Listener>)> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.resources.iter().filter_map(|resource| match resource {
             Resource::Listener(key, listener) => Some((key, listener)),
             _ => None,
         })
@@ -138,7 +134,7 @@ impl Model {
 
     /// All rules.
     pub fn rules(&self) -> impl Iterator<Item = (&RuleKey, &Arc<Rule>)> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.resources.iter().filter_map(|resource| match resource {
             Resource::Rule(key, rule) => Some((key, rule)),
             _ => None,
         })
@@ -146,7 +142,7 @@ impl Model {
 
     /// All forwards.
     pub fn forwards(&self) -> impl Iterator<Item = (&RuleKey, &Arc<Forward>)> {
-        self.resources.values().filter_map(|resource| match resource {
+        self.resources.iter().filter_map(|resource| match resource {
             Resource::Forward(key, forward) => Some((key, forward)),
             _ => None,
         })
@@ -159,12 +155,8 @@ impl Model {
         }
         for change in &delta.changes {
             match change {
-                Change::Put(resource) => {
-                    self.resources.insert(resource.key(), resource.clone());
-                }
-                Change::Remove(key) => {
-                    self.resources.remove(key);
-                }
+                Change::Put(resource) => self.resources.put(resource.clone()),
+                Change::Remove(key) => self.resources.remove(key),
             }
         }
         self.generation = delta.generation;
@@ -175,7 +167,7 @@ impl Model {
         Delta {
             generation: self.generation,
             is_full: true,
-            changes: self.resources.values().cloned().map(Change::Put).collect(),
+            changes: self.resources.iter().cloned().map(Change::Put).collect(),
         }
     }
 
@@ -195,7 +187,7 @@ impl Model {
     /// Every address that the domain's worker may dial (its guard), sorted, without duplicates.
     pub fn dialled(&self) -> BTreeSet<SocketAddr> {
         self.resources
-            .values()
+            .iter()
             .filter_map(|resource| match resource {
                 Resource::Endpoints(_, endpoints) => Some(endpoints.endpoints.iter().map(|endpoint| endpoint.addr)),
                 _ => None,

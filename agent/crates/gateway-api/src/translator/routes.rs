@@ -129,7 +129,7 @@ impl Translator {
             }
             match &key.set {
                 None => self.work.gateway_statuses.insert(key.gateway.clone()),
-                Some(set) => self.work.set_statuses.insert(set.clone()),
+                Some(set) => self.work.set_statuses.insert(ObjectName::clone(set)),
             };
         }
         self.routes.insert(route.clone(), state);
@@ -188,26 +188,22 @@ impl Translator {
 
     fn set_route_status(&mut self, route: &ObjectRef, draft: &RouteDraft, parents: Vec<Parent>) {
         let refs_problem = Problem::join(&draft.uses.problems);
-        let parents: Vec<_> = parents
-            .into_iter()
-            .map(|parent| {
-                let mut conditions = Conditions::new(draft.generation);
-                let problem = parent.outcome.as_ref().err();
-                conditions.judge(condition::ACCEPTED, "Accepted", problem).judge(
-                    condition::RESOLVED_REFS,
-                    "ResolvedRefs",
-                    refs_problem.as_ref(),
-                );
-                if problem.is_none() {
-                    conditions.partially_invalid(&draft.faults).enforced(&draft.unenforced);
-                }
-                ParentStatus {
-                    parent: parent.reference,
-                    controller: parent.controller,
-                    conditions: conditions.into_list(),
-                }
-            })
-            .collect();
+        // Not collected, which would keep the room of the parents that it is made from.
+        let mut statuses = Vec::with_capacity(parents.len());
+        statuses.extend(parents.into_iter().map(|parent| {
+            let mut conditions = Conditions::new(draft.generation);
+            let problem = parent.outcome.as_ref().err();
+            conditions.judge(condition::ACCEPTED, "Accepted", problem).judge(
+                condition::RESOLVED_REFS,
+                "ResolvedRefs",
+                refs_problem.as_ref(),
+            );
+            if problem.is_none() {
+                conditions.partially_invalid(&draft.faults).enforced(&draft.unenforced);
+            }
+            ParentStatus { parent: parent.reference, controller: parent.controller, conditions: conditions.into_list() }
+        }));
+        let parents = statuses;
         // In Kubernetes a status without a parent has no place to say so.
         let conditions = if draft.parents.is_empty() && self.settings.reports_missing_parents {
             let problem = Problem::new(

@@ -20,7 +20,12 @@ impl<S, T> Default for Index<S, T> {
 impl<S: Ord + Clone, T: Ord + Clone> Index<S, T> {
     /// Replaces the targets of a source; returns the targets that nobody refers to any more.
     pub(crate) fn replace(&mut self, source: &S, targets: BTreeSet<T>) -> Vec<T> {
-        let targets = SortedSet::from(targets);
+        // Names are shared with those who refer to the same already.
+        let known = |target: T| match self.sources.get_key_value(&target) {
+            Some((known, _)) => known.clone(),
+            None => target,
+        };
+        let targets = SortedSet::from(targets.into_iter().map(known).collect::<BTreeSet<_>>());
         let before = self.targets.get(source);
         if before.is_some_and(|before| *before == targets) || (before.is_none() && targets.is_empty()) {
             return Vec::new();

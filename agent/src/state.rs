@@ -63,10 +63,14 @@ pub struct State {
     pub requests: mpsc::UnboundedSender<Request>,
 }
 
+/// A text in Prometheus' exposition format, in pieces of whole lines: that of thousands of routes is long, and is never one
+/// allocation.
+pub type Pieces = Vec<String>;
+
 /// What the admin side may ask of supervision.
 pub enum Request {
     /// Metrics of every worker that answers in time: (domain, Prometheus text).
-    ScrapeWorkers(oneshot::Sender<Vec<(DomainName, String)>>),
+    ScrapeWorkers(oneshot::Sender<Vec<(DomainName, Pieces)>>),
 }
 
 /// State of the kernel tier as a whole.
@@ -219,7 +223,7 @@ impl State {
     }
 
     /// Metrics of every worker that answers within the time that supervision allows.
-    pub async fn scrape_workers(&self) -> Vec<(DomainName, String)> {
+    pub async fn scrape_workers(&self) -> Vec<(DomainName, Pieces)> {
         let (answer, answered) = oneshot::channel();
         if self.requests.send(Request::ScrapeWorkers(answer)).is_err() {
             return Vec::new();

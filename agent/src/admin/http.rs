@@ -1,10 +1,23 @@
 //! The admin HTTP server: `/metrics`, `/healthz`, `/readyz`, `/debug/status`, `/debug/model/<domain>`.
 
-use std::{convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Frame, Incoming, SizeHint},
+    header,
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore, task::spawn_local, time::timeout};
 
@@ -26,6 +39,9 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Bytes of a request head (and of what is read ahead).
 const MAX_HEAD: usize = 16 * 1024;
+
+/// Content type of Prometheus' text exposition format, and of what is for people.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Pause after `accept` has failed, e.g. for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -60,12 +76,35 @@ pub(super) async fn run_server(listener: TcpListener, state: Rc<State>) {
     }
 }
 
-async fn respond(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// A body that is there already, in pieces; what has been sent is let go.
+struct PiecesBody(VecDeque<Bytes>);
+
+impl Body for PiecesBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.0.iter().map(|piece| piece.len() as u64).sum())
+    }
+}
+
+async fn respond(state: &State, request: &Request<Incoming>) -> Response<PiecesBody> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
     }
     match request.uri().path() {
-        "/metrics" => text(StatusCode::OK, metrics(state).await),
+        "/metrics" => answer(StatusCode::OK, TEXT, metrics(state).await.into()),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => {
             let readiness = state.readiness();
@@ -87,7 +126,7 @@ async fn respond(state: &State, request: &Request<Incoming>) -> Response<Full<By
 }
 
 /// The agent's metrics and those of every worker that answers in time; one that does not is said to be down.
-async fn metrics(state: &State) -> String {
+async fn metrics(state: &State) -> Vec<Bytes> {
     let workers = state.scrape_workers().await;
     let mut page = Page::default();
     let domains: Vec<_> =
@@ -101,9 +140,8 @@ async fn metrics(state: &State) -> String {
         }),
     );
     render_source(state, &mut page);
-    let mut texts = vec![crate::metrics::render(state), page.into_text()];
-    texts.extend(workers.into_iter().map(|(_, text)| text));
-    exposition::merge(texts.iter().map(String::as_str))
+    let own = [crate::metrics::render(state), page.into_text()];
+    exposition::merge(own.map(|text| vec![text]).into_iter().chain(workers.into_iter().map(|(_, text)| text)))
 }
 
 /// What the source has.
@@ -125,19 +163,19 @@ fn render_source(state: &State, page: &mut Page) {
     page.one("tidegate_names_unresolved", "Names of endpoints that cannot be resolved now.", Kind::Gauge, unresolved);
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    answer(status, "text/plain; version=0.0.4; charset=utf-8", body.into())
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<PiecesBody> {
+    answer(status, TEXT, [body.into()].into())
 }
 
-fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+fn json(value: &impl serde::Serialize) -> Response<PiecesBody> {
     match serde_json::to_vec_pretty(value) {
-        Ok(body) => answer(StatusCode::OK, "application/json", body.into()),
+        Ok(body) => answer(StatusCode::OK, "application/json", [body.into()].into()),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn answer(status: StatusCode, kind: &'static str, body: VecDeque<Bytes>) -> Response<PiecesBody> {
+    let mut response = Response::new(PiecesBody(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     response

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::{
     cgroup::DomainGroups,
-    state::{Applied, DomainState, WorkerState},
+    state::{Applied, DomainState, Pieces, WorkerState},
 };
 
 use super::{
@@ -52,7 +52,7 @@ pub(super) enum DomainMessage {
     /// NICs have changed.
     Links,
     /// Asks for the worker's metrics.
-    Scrape(oneshot::Sender<String>),
+    Scrape(oneshot::Sender<Pieces>),
     /// The domain is gone, or everything stops: drain, then leave nothing behind.
     Remove,
     /// Do not wait for connections to finish.

@@ -40,7 +40,7 @@ use crate::{
         address::LocalAddresses,
         link::{LinkNews, Links},
     },
-    state::{Request, State},
+    state::{Pieces, Request, State},
     tier,
 };
 
@@ -317,7 +317,7 @@ impl Supervisor {
     }
 
     /// Asks all workers at once; each has until the deadline.
-    fn scrape(&self, answer: oneshot::Sender<Vec<(DomainName, String)>>) {
+    fn scrape(&self, answer: oneshot::Sender<Vec<(DomainName, Pieces)>>) {
         let questions: Vec<_> = self
             .tasks
             .iter()
@@ -326,14 +326,14 @@ impl Supervisor {
                 let _ = task.send(DomainMessage::Scrape(sender));
                 let name = name.clone();
                 async move {
-                    let text = tokio::time::timeout(SCRAPE_DEADLINE, receiver).await.ok()?.ok()?;
-                    Some((name, text))
+                    let pieces = tokio::time::timeout(SCRAPE_DEADLINE, receiver).await.ok()?.ok()?;
+                    Some((name, pieces))
                 }
             })
             .collect();
         tokio::task::spawn_local(async move {
-            let texts = futures_util::future::join_all(questions).await;
-            let _ = answer.send(texts.into_iter().flatten().collect());
+            let answers = futures_util::future::join_all(questions).await;
+            let _ = answer.send(answers.into_iter().flatten().collect());
         });
     }
 

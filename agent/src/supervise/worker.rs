@@ -8,13 +8,16 @@ use std::{
 };
 
 use tidegate_model::{
-    Delta, Generation,
+    Delta, Generation, codec,
     control::{FromWorker, Listening, PROTOCOL, Settings, Spawn, ToInit, ToWorker},
 };
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::control::{self, AsyncChannel, ChannelError};
+use crate::{
+    control::{self, AsyncChannel, ChannelError},
+    state::Pieces,
+};
 
 use super::{
     handover::{KeptName, WorkerName},
@@ -58,8 +61,16 @@ pub(super) struct Worker {
     spawned_shards: Option<u16>,
     channel: AsyncChannel,
     is_open: bool,
-    scrapes: BTreeMap<u64, oneshot::Sender<String>>,
+    scrapes: BTreeMap<u64, Scrape>,
     last_scrape: u64,
+}
+
+/// A scrape that is not answered wholly yet.
+struct Scrape {
+    pieces: Pieces,
+    /// Bytes that the pieces take.
+    length: usize,
+    answer: oneshot::Sender<Pieces>,
 }
 
 /// What [`Worker::next`] reports; the rest it handles itself.
@@ -176,12 +187,27 @@ impl Worker {
     }
 
     /// Asks for metrics. A worker that is gone drops the sender.
-    pub(super) fn scrape(&mut self, answer: oneshot::Sender<String>) {
-        self.scrapes.retain(|_, waiting| !waiting.is_closed());
+    pub(super) fn scrape(&mut self, answer: oneshot::Sender<Pieces>) {
+        self.scrapes.retain(|_, waiting| !waiting.answer.is_closed());
         self.last_scrape += 1;
-        self.scrapes.insert(self.last_scrape, answer);
+        self.scrapes.insert(self.last_scrape, Scrape { pieces: Pieces::new(), length: 0, answer });
         self.owes_since.get_or_insert_with(Instant::now);
         self.push(&ToWorker::Scrape { id: self.last_scrape }, Vec::new());
+    }
+
+    /// Takes a piece of an answer. Pieces that nobody waits for any more are dropped, and so is an answer without an end: a
+    /// worker may be taken over.
+    fn take_piece(&mut self, id: u64, text: String, is_last: bool) {
+        let Some(mut scrape) = self.scrapes.remove(&id).filter(|scrape| !scrape.answer.is_closed()) else { return };
+        scrape.length += text.len() + size_of::<String>();
+        scrape.pieces.push(text);
+        if is_last {
+            let _ = scrape.answer.send(scrape.pieces);
+        } else if scrape.length <= codec::MAX_MESSAGE {
+            self.scrapes.insert(id, scrape);
+        } else {
+            warn!(worker = %self.name, "its metrics are longer than {} bytes: dropped", codec::MAX_MESSAGE);
+        }
     }
 
     /// Sends a change of the model.
@@ -223,11 +249,7 @@ impl Worker {
                 // What it says before it has answered the greeting was meant for an earlier agent.
                 FromWorker::Applied { .. } if !self.has_answered => {}
                 FromWorker::Applied { generation, failures } => return WorkerNews::Applied { generation, failures },
-                FromWorker::Metrics { id, text } => {
-                    if let Some(answer) = self.scrapes.remove(&id) {
-                        let _ = answer.send(text);
-                    }
-                }
+                FromWorker::Metrics { id, text, is_last } => self.take_piece(id, text, is_last),
                 FromWorker::Drained => {}
             }
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Delta, FrontendKey, Generation, Key, Transport};
 
 /// Version of everything in this module and in the model as it stands on the wire.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub enum ToWorker {
     },
     /// A change of the model. The worker answers [`FromWorker::Applied`].
     Apply(Delta),
-    /// Asks for the worker's metrics. The worker answers [`FromWorker::Metrics`].
+    /// Asks for the worker's metrics. The worker answers with [`FromWorker::Metrics`], as many as it takes.
     Scrape {
         /// Comes back in the answer.
         id: u64,
@@ -70,12 +70,14 @@ pub enum FromWorker {
         /// Resources that could not be used and why; everything else is in force.
         failures: Vec<(Key, String)>,
     },
-    /// Answer to [`ToWorker::Scrape`].
+    /// A piece of the answer to [`ToWorker::Scrape`]: the text of thousands of routes is nowhere held as a whole for it.
     Metrics {
         /// From the question.
         id: u64,
-        /// Prometheus text exposition format, the domain's labels on every series.
+        /// Whole lines in Prometheus' text exposition format, the domain's labels on every series.
         text: String,
+        /// Whether no other piece follows.
+        is_last: bool,
     },
     /// Draining has ended; the worker exits.
     Drained,

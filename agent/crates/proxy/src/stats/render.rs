@@ -1,5 +1,6 @@
 //! Counters as Prometheus text (exposition format 0.0.4): base units, `_total` on counters, `HELP` and `TYPE` once for
-//! each family, the domain's labels first on every series.
+//! each family, the domain's labels first on every series. The text is handed on in pieces of whole lines: with thousands of
+//! routes it is longer than all that the worker holds of them.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -12,6 +13,9 @@ const RESERVED: [&str; 10] =
     ["gateway", "kind", "route", "rule", "status", "le", "backend", "state", "reason", "direction"];
 const OWN_LABEL_PREFIX: &str = "domain_";
 
+/// Bytes after which a piece ends with its line: with that line it still goes into one packet of the control channel.
+const PIECE: usize = 48 * 1024;
+
 const CLASSES: [&str; super::STATUS_CLASSES] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Labels and value of a series.
@@ -19,18 +23,19 @@ type Series = (String, u64);
 
 impl Snapshot {
     /// Renders all counters with the domain's labels, whose names may be any text (`traffic.domain` becomes
-    /// `traffic_domain`). A rule without a single request yet has no series: a model may hold thousands.
-    pub fn render(&self, labels: &BTreeMap<String, String>) -> String {
-        let mut page = Page { domain: domain_labels(labels), text: String::new() };
+    /// `traffic_domain`). A rule without a single request yet has no series: a model may hold thousands. `take` is given the
+    /// text in pieces of whole lines, with whether one is the last.
+    pub fn render(&self, labels: &BTreeMap<String, String>, take: &mut dyn FnMut(String, bool)) {
+        let mut page = Page { domain: domain_labels(labels), text: String::new(), take };
         self.render_requests(&mut page);
         self.render_forwards(&mut page);
         self.render_datagrams(&mut page);
         self.render_connections(&mut page);
         self.render_upstreams(&mut page);
-        page.text
+        (page.take)(page.text, true);
     }
 
-    fn render_requests(&self, page: &mut Page) {
+    fn render_requests(&self, page: &mut Page<'_>) {
         let seen = || self.requests.iter().filter(|(_, counts)| !counts.is_empty());
         let responses = seen().flat_map(|(labels, counts)| {
             CLASSES
@@ -62,7 +67,7 @@ impl Snapshot {
         page.gauge("tidegate_rules", "Rules and forwards in force.", [(String::new(), self.rules)]);
     }
 
-    fn render_forwards(&self, page: &mut Page) {
+    fn render_forwards(&self, page: &mut Page<'_>) {
         let forwards: Vec<_> = self.forwards.iter().map(|(labels, counts)| (request_labels(labels), counts)).collect();
         let mut family = |name, help, is_gauge, value: fn(&super::ForwardCounts) -> u64| {
             let series = forwards.iter().map(|(labels, counts)| (labels.clone(), value(counts)));
@@ -82,7 +87,7 @@ impl Snapshot {
         );
     }
 
-    fn render_datagrams(&self, page: &mut Page) {
+    fn render_datagrams(&self, page: &mut Page<'_>) {
         let seen = self.forwards.iter().filter(|(_, counts)| counts.received_datagrams > 0);
         let series = seen.flat_map(|(labels, counts)| {
             let labels = request_labels(labels);
@@ -102,7 +107,7 @@ impl Snapshot {
         );
     }
 
-    fn render_connections(&self, page: &mut Page) {
+    fn render_connections(&self, page: &mut Page<'_>) {
         let one = |count| [(String::new(), count)];
         let connections = &self.connections;
         page.counter("tidegate_connections_total", "Connections accepted from clients.", one(connections.opened));
@@ -125,7 +130,7 @@ impl Snapshot {
         );
     }
 
-    fn render_upstreams(&self, page: &mut Page) {
+    fn render_upstreams(&self, page: &mut Page<'_>) {
         let upstreams: Vec<_> =
             self.upstreams.iter().map(|(key, counts)| (label("backend", &key.to_string()), counts)).collect();
         let mut family = |name, help, is_gauge, value: fn(&super::UpstreamCounts) -> u64| {
@@ -152,13 +157,15 @@ impl Snapshot {
     }
 }
 
-struct Page {
+struct Page<'a> {
     /// The domain's labels, each followed by a comma.
     domain: String,
+    /// The piece under way.
     text: String,
+    take: &'a mut dyn FnMut(String, bool),
 }
 
-impl Page {
+impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, series: impl IntoIterator<Item = Series>) {
         self.family(name, help, "counter", series);
     }
@@ -213,6 +220,9 @@ impl Page {
             writeln!(self.text, "{name}{suffix}{{{domain}{labels}}} {value}")
         };
         line.expect("a String takes all text");
+        if self.text.len() >= PIECE {
+            (self.take)(std::mem::take(&mut self.text), false);
+        }
     }
 }
 

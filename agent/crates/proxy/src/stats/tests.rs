@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tidegate_model::{BackendKey, ObjectName, RuleKey, RuleKind};
+use tidegate_model::{BackendKey, ObjectName, RuleKey, RuleKind, codec};
 
 use super::*;
 
@@ -45,6 +45,13 @@ fn snapshot() -> Snapshot {
         log_lines_dropped: 0,
         rules: 5,
     }
+}
+
+/// The page of a snapshot, with its pieces put together.
+fn page(snapshot: &Snapshot, labels: &BTreeMap<String, String>) -> String {
+    let mut page = String::new();
+    snapshot.render(labels, &mut |piece, _| page.push_str(&piece));
+    page
 }
 
 /// Series of a page: name and labels to value. Panics where the format is broken.
@@ -122,8 +129,7 @@ fn find(
 #[test]
 fn the_page_is_valid_and_says_what_was_counted() {
     let labels = [("traffic.domain".to_owned(), "pub\"lic".to_owned()), ("route".to_owned(), "x".to_owned())].into();
-    let page = snapshot().render(&labels);
-    let series = parse(&page);
+    let series = parse(&page(&snapshot(), &labels));
     let route = [("route", "shop/a"), ("gateway", "infra/edge"), ("rule", "2"), ("traffic_domain", "pub\"lic")];
     let with = |extra: (&'static str, &'static str)| [&route[..], &[extra, ("domain_route", "x")]].concat();
     assert_eq!(find(&series, "tidegate_requests_total", &with(("status", "2xx"))), Some(2.0));
@@ -166,14 +172,30 @@ fn shards_add_up() {
     assert_eq!(sum.forwards.values().next().unwrap().received_datagrams, 4);
     let upstream = sum.upstreams.values().next().unwrap();
     assert_eq!((upstream.requests, upstream.ready_endpoints), (14, 2));
-    parse(&sum.render(&BTreeMap::new()));
+    parse(&page(&sum, &BTreeMap::new()));
+}
+
+#[test]
+fn a_long_page_comes_in_pieces_of_whole_lines_that_fit_a_packet() {
+    let stats = RuleStats::default();
+    stats.record(200, Duration::from_millis(1), 1, 1);
+    let requests = (0..1000).map(|index| (rule(&format!("route-{index}")), (&stats).into())).collect();
+    let mut pieces = Vec::new();
+    Snapshot { requests, ..snapshot() }.render(&BTreeMap::new(), &mut |piece, is_last| pieces.push((piece, is_last)));
+    let (last, others) = pieces.split_last().expect("a page has a piece");
+    assert!(last.1 && others.len() > 10 && others.iter().all(|(_, is_last)| !is_last));
+    assert!(pieces.iter().all(|(piece, _)| piece.ends_with('\n') && piece.len() < codec::MAX_PACKET - 64));
+    let text: String = pieces.into_iter().map(|(piece, _)| piece).collect();
+    let series = parse(&text);
+    let of_last = [("route", "shop/route-999"), ("status", "2xx")];
+    assert_eq!(find(&series, "tidegate_requests_total", &of_last), Some(1.0));
 }
 
 #[test]
 fn label_names_of_a_domain_never_collide() {
     let names = ["a.b", "a_b", "9x", "__name__", "", "le"];
     let labels = names.iter().map(|name| ((*name).to_owned(), (*name).to_owned())).collect();
-    let series = parse(&snapshot().render(&labels));
+    let series = parse(&page(&snapshot(), &labels));
     let (_, labels) = series.keys().find(|(name, _)| name == "tidegate_connections_total").unwrap();
     let expected = ["a_b", "domain_", "domain_9x", "domain___name__", "domain_le"];
     assert_eq!(labels.keys().map(String::as_str).collect::<Vec<_>>(), expected);

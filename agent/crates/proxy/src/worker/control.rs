@@ -177,7 +177,13 @@ impl Control {
         for _ in &self.shards {
             sum.add(answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard)?);
         }
-        self.send(&FromWorker::Metrics { id, text: sum.render(&self.labels) })
+        let mut result = Ok(());
+        sum.render(&self.labels, &mut |text, is_last| {
+            if result.is_ok() {
+                result = self.send(&FromWorker::Metrics { id, text, is_last });
+            }
+        });
+        result
     }
 
     fn drain(mut self, limit: Duration) -> Result<(), ControlError> {

@@ -96,9 +96,17 @@ impl Worker {
     /// The worker's metrics.
     pub(crate) fn scrape(&mut self) -> String {
         self.send(&ToWorker::Scrape { id: 7 }, &[]);
-        match self.receive() {
-            FromWorker::Metrics { id: 7, text } => text,
-            other => panic!("{other:?} in place of metrics"),
+        let mut page = String::new();
+        loop {
+            match self.receive() {
+                FromWorker::Metrics { id: 7, text, is_last } => {
+                    page.push_str(&text);
+                    if is_last {
+                        return page;
+                    }
+                }
+                other => panic!("{other:?} in place of metrics"),
+            }
         }
     }
 

@@ -83,6 +83,20 @@ fn a_worker_that_dies_again_and_again_does_not_keep_the_agent_from_its_work() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_replaced_though_nobody_asks_anything_of_it() {
+    let lab = Lab::create().unwrap();
+    let _world = World::build(&lab);
+    let agent = Agent::start(&lab).unwrap();
+    let other = agent.worker_pid("public").unwrap();
+    let worker = agent.worker_pid("private").unwrap();
+    process::stop(worker).unwrap();
+    // The agent asks for a sign of life every 10 s and waits 20 s for it.
+    agent.wait_new_worker("private", worker, 3 * SOON).unwrap();
+    crate::world::wait_status(&lab.datacentre, &private(), CONSOLE, "/", 200);
+    assert_eq!(agent.worker_pid("public"), Some(other), "the other domain's worker is replaced too");
+}
+
+#[test]
 fn a_worker_that_hangs_does_not_delay_the_other_domain() {
     let lab = Lab::create().unwrap();
     let _world = World::build(&lab);

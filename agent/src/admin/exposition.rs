@@ -41,13 +41,6 @@ struct Family {
     samples: Vec<Bytes>,
 }
 
-/// What a line is, with the name that stands in it.
-enum Line<'a> {
-    Help(&'a str),
-    Type(&'a str),
-    Sample(&'a str),
-}
-
 /// What a line is to its family.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -64,13 +57,12 @@ impl Families {
         for line in piece.split_inclusive('\n') {
             let begin = end;
             end += line.len();
-            let (index, part) = match read_line(line) {
-                None => continue,
-                Some(Line::Help(name)) => (*current.insert(self.find(name)), Part::Help),
-                Some(Line::Type(name)) => (*current.insert(self.find(name)), Part::Type),
-                Some(Line::Sample(name)) => {
+            let Some((part, name)) = read_line(line) else { continue };
+            let index = match part {
+                Part::Help | Part::Type => *current.insert(self.find(name)),
+                Part::Sample => {
                     let of_current = current.filter(|&index| self.list[index].has_sample(name));
-                    (of_current.unwrap_or_else(|| self.find(name)), Part::Sample)
+                    of_current.unwrap_or_else(|| self.find(name))
                 }
             };
             match runs.last_mut() {
@@ -113,18 +105,18 @@ impl Family {
     }
 }
 
-/// What a line is; `None` for one that says nothing.
-fn read_line(line: &str) -> Option<Line<'_>> {
+/// What a line is, and the name that stands in it; `None` for one that says nothing.
+fn read_line(line: &str) -> Option<(Part, &str)> {
     if line.trim().is_empty() {
         return None;
     }
     let Some(comment) = line.strip_prefix('#') else {
-        return Some(Line::Sample(line.split(['{', ' ', '\t', '\n']).next().unwrap_or_default()));
+        return Some((Part::Sample, line.split(['{', ' ', '\t', '\n']).next().unwrap_or_default()));
     };
     let mut words = comment.split_ascii_whitespace();
     match (words.next()?, words.next()?) {
-        ("HELP", name) => Some(Line::Help(name)),
-        ("TYPE", name) => Some(Line::Type(name)),
+        ("HELP", name) => Some((Part::Help, name)),
+        ("TYPE", name) => Some((Part::Type, name)),
         _ => None,
     }
 }

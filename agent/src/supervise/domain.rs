@@ -33,7 +33,7 @@ use super::{
 /// How often is tried again what failed: a port in use, an address or map entry that was refused.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
 
-/// How often a worker that serves is asked for a sign of life (its metrics).
+/// How often a worker that serves is asked for a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// What a domain's task is told.
@@ -247,7 +247,7 @@ impl DomainTask {
         if self.heartbeat_at <= now {
             self.heartbeat_at = now + HEARTBEAT;
             for worker in self.workers.iter_mut().filter(|worker| worker.phase == Phase::Serving) {
-                worker.scrape(oneshot::channel().0);
+                worker.ping();
             }
         }
         if !self.is_patience_over && self.delivery.patience_ends().is_some_and(|at| at <= now) {

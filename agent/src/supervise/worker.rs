@@ -195,6 +195,12 @@ impl Worker {
         self.push(&ToWorker::Scrape { id: self.last_scrape }, Vec::new());
     }
 
+    /// Asks for a sign of life.
+    pub(super) fn ping(&mut self) {
+        self.owes_since.get_or_insert_with(Instant::now);
+        self.push(&ToWorker::Ping, Vec::new());
+    }
+
     /// Takes a piece of an answer. Pieces that nobody waits for any more are dropped, and so is an answer without an end: a
     /// worker may be taken over.
     fn take_piece(&mut self, id: u64, text: String, is_last: bool) {
@@ -250,7 +256,7 @@ impl Worker {
                 FromWorker::Applied { .. } if !self.has_answered => {}
                 FromWorker::Applied { generation, failures } => return WorkerNews::Applied { generation, failures },
                 FromWorker::Metrics { id, text, is_last } => self.take_piece(id, text, is_last),
-                FromWorker::Drained => {}
+                FromWorker::Pong | FromWorker::Drained => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Delta, FrontendKey, Generation, Key, Transport};
 
 /// Version of everything in this module and in the model as it stands on the wire.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// From the agent to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub enum ToWorker {
         /// Comes back in the answer.
         id: u64,
     },
+    /// Asks for a sign of life of every shard. The worker answers [`FromWorker::Pong`].
+    Ping,
     /// Stop accepting, finish what runs, then exit.
     Drain {
         /// Connections still open after this time are closed, in milliseconds.
@@ -79,6 +81,8 @@ pub enum FromWorker {
         /// Whether no other piece follows.
         is_last: bool,
     },
+    /// Answer to [`ToWorker::Ping`]: every shard takes commands.
+    Pong,
     /// Draining has ended; the worker exits.
     Drained,
 }

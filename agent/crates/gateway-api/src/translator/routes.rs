@@ -188,9 +188,7 @@ impl Translator {
 
     fn set_route_status(&mut self, route: &ObjectRef, draft: &RouteDraft, parents: Vec<Parent>) {
         let refs_problem = Problem::join(&draft.uses.problems);
-        // Not collected, which would keep the room of the parents that it is made from.
-        let mut statuses = Vec::with_capacity(parents.len());
-        statuses.extend(parents.into_iter().map(|parent| {
+        let judge = |parent: Parent| {
             let mut conditions = Conditions::new(draft.generation);
             let problem = parent.outcome.as_ref().err();
             conditions.judge(condition::ACCEPTED, "Accepted", problem).judge(
@@ -202,8 +200,10 @@ impl Translator {
                 conditions.partially_invalid(&draft.faults).enforced(&draft.unenforced);
             }
             ParentStatus { parent: parent.reference, controller: parent.controller, conditions: conditions.into_list() }
-        }));
-        let parents = statuses;
+        };
+        let mut parents: Vec<_> = parents.into_iter().map(judge).collect();
+        // Made in place, they keep the room of what they are made from; thousands of routes keep theirs.
+        parents.shrink_to_fit();
         // In Kubernetes a status without a parent has no place to say so.
         let conditions = if draft.parents.is_empty() && self.settings.reports_missing_parents {
             let problem = Problem::new(

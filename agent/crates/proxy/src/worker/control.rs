@@ -127,6 +127,10 @@ impl Control {
             }
             ToWorker::Apply(delta) => self.apply(delta),
             ToWorker::Scrape { id } => self.scrape(id),
+            ToWorker::Ping => {
+                self.ask_all(Command::Ping)?.collect::<Result<(), _>>()?;
+                self.send(&FromWorker::Pong)
+            }
             ToWorker::Drain { .. } => unreachable!("taken by the loop"),
         }
     }
@@ -159,23 +163,19 @@ impl Control {
     fn apply(&mut self, delta: Delta) -> Result<(), ControlError> {
         let generation = delta.generation;
         let delta = Arc::new(delta);
-        let (answer, answers) = mpsc::channel();
-        self.tell_all(|| Command::Apply(delta.clone(), answer.clone()))?;
         // Every shard finds the same failures.
         let mut failures = Vec::new();
-        for _ in &self.shards {
-            failures = answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard)?;
+        for answer in self.ask_all(|answer| Command::Apply(delta.clone(), answer))? {
+            failures = answer?;
         }
         self.generation = generation;
         self.send(&FromWorker::Applied { generation, failures })
     }
 
     fn scrape(&self, id: u64) -> Result<(), ControlError> {
-        let (answer, answers) = mpsc::channel();
-        self.tell_all(|| Command::Scrape(answer.clone()))?;
         let mut sum = Snapshot::default();
-        for _ in &self.shards {
-            sum.add(answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard)?);
+        for answer in self.ask_all(Command::Scrape)? {
+            sum.add(answer?);
         }
         let mut result = Ok(());
         sum.render(&self.labels, &mut |text, is_last| {
@@ -195,6 +195,17 @@ impl Control {
         // Whoever asked may be gone by now.
         let _ = self.send(&FromWorker::Drained);
         Ok(())
+    }
+
+    /// Asks every shard at once; gives their answers as they come.
+    fn ask_all<T>(
+        &self,
+        command: impl Fn(mpsc::Sender<T>) -> Command,
+    ) -> Result<impl Iterator<Item = Result<T, ControlError>>, ControlError> {
+        let (answer, answers) = mpsc::channel();
+        self.tell_all(|| command(answer.clone()))?;
+        let receive = move |_| answers.recv_timeout(SHARD_ANSWER).map_err(|_| ControlError::Shard);
+        Ok(self.shards.iter().map(receive))
     }
 
     fn tell_all(&self, command: impl Fn() -> Command) -> Result<(), ControlError> {

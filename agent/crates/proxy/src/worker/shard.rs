@@ -50,6 +50,8 @@ pub enum Command {
     Apply(Arc<Delta>, mpsc::Sender<Failures>),
     /// Answers the counters.
     Scrape(mpsc::Sender<Snapshot>),
+    /// Answers.
+    Ping(mpsc::Sender<()>),
     /// Stops accepting, finishes what runs within the time, and ends.
     Drain(Duration),
 }
@@ -140,6 +142,9 @@ async fn run(shard: Rc<Shard>, mut commands: UnboundedReceiver<Command>) {
                     counts.datagrams.dropped.insert("receive_queue", overrun);
                 }
                 let _ = answer.send(counts);
+            }
+            Command::Ping(answer) => {
+                let _ = answer.send(());
             }
             Command::Drain(limit) => {
                 for (_, task) in listening.drain() {

@@ -47,6 +47,15 @@ fn every_shard_serves_and_a_change_is_in_force_when_it_is_answered() {
 }
 
 #[test]
+fn a_sign_of_life_is_of_every_shard() {
+    let mut worker = Worker::start(3);
+    for _ in 0..3 {
+        worker.send(&ToWorker::Ping, &[]);
+        assert_eq!(worker.receive(), FromWorker::Pong);
+    }
+}
+
+#[test]
 fn the_next_agent_finds_what_is_served() {
     let echo = Echo::start();
     let mut worker = Worker::start(1);

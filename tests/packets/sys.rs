@@ -1,5 +1,8 @@
-//! A hand in the pinned maps, to make states that the kernel tier never makes, and sockets as only an attacker uses them.
-#![expect(unsafe_code, reason = "bpf(2) takes untyped memory; sockets of kinds and in states that std does not know")]
+//! A hand in the pinned maps, to make states that the kernel tier never makes, sockets as only an attacker uses them, and signals.
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) takes untyped memory; sockets of kinds and in states that std does not know; signals to one thread"
+)]
 
 use std::{
     ffi::CString,
@@ -9,6 +12,8 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tidegate_abi::Plain;
@@ -266,4 +271,24 @@ pub(crate) fn id_of(object: BorrowedFd<'_>) -> u32 {
     let words = size_of_val(&info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut [object.as_raw_fd() as u64 | words << 32, info.as_mut_ptr() as u64]);
     info[1]
+}
+
+/// Runs code on a thread that gets a signal every 300 µs for so long.
+pub(crate) fn under_signals<R>(time: Duration, code: impl FnOnce() -> R) -> R {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: a handler that does nothing may run anywhere; nobody else uses the signal.
+    unsafe { libc::signal(libc::SIGUSR2, nothing as *const () as libc::sighandler_t) };
+    // SAFETY: it only says who calls.
+    let target = unsafe { libc::pthread_self() };
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let end = Instant::now() + time;
+            while Instant::now() < end {
+                // SAFETY: the thread ends after this one, which its scope waits for.
+                unsafe { libc::pthread_kill(target, libc::SIGUSR2) };
+                thread::sleep(Duration::from_micros(300));
+            }
+        });
+        code()
+    })
 }

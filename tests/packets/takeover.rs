@@ -14,10 +14,11 @@ use tidegate_kernel::{Hook, Interface, Kernel, KernelConfig, Reason, detach_all}
 
 use crate::{
     bed::{
-        Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, StopOnDrop, desired, index_of, ip,
-        on_bed,
+        Bed, CLOSED, DENIED_V4, PRIVATE, PUBLIC, PUBLIC_V4, SHARED, STRANGER_V4, StopOnDrop, desired, in_namespaces,
+        index_of, ip, new_instance, on_bed,
     },
     frame::{Link, TCP, V4, tcp},
+    sys,
 };
 
 fn links(config: &KernelConfig) -> Vec<String> {
@@ -332,5 +333,14 @@ fn agents_come_and_go_while_connections_are_made_and_none_is_misjudged() {
         });
         assert!(squatter.accept().is_err(), "nothing reached the other listener");
         assert!(served.load(Ordering::Relaxed) > 20, "hardly anything was served");
+    });
+}
+
+#[test]
+fn programs_are_loaded_though_signals_interrupt_the_verifier() {
+    in_namespaces(|| {
+        let config = new_instance();
+        let opened = sys::under_signals(Duration::from_millis(200), || Kernel::open(&config));
+        assert!(opened.expect("an agent gets signals too").1.has_loaded);
     });
 }

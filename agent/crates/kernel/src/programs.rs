@@ -7,6 +7,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -118,6 +119,10 @@ const STEER_BLIND: &str = "steer_blind";
 /// The first release whose context has it (commit f89315650ba3).
 pub(crate) const INGRESS_SINCE: (u32, u32) = (5, 17);
 
+/// How long a program is loaded again and again while the verifier is interrupted: it gives up with EAGAIN when the thread has a
+/// signal to handle (`do_check` in kernel/bpf/verifier.c). Verifying takes milliseconds.
+const INTERRUPTED: Duration = Duration::from_secs(2);
+
 /// Every program of the object.
 #[derive(Debug)]
 pub(crate) struct Programs {
@@ -190,7 +195,19 @@ fn find<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, K
     ebpf.program_mut(name).ok_or(KernelError::Object { kind: "program", name })
 }
 
+/// Loads a program, again while signals interrupt the verifier, as libbpf does.
 fn load(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
+    let deadline = Instant::now() + INTERRUPTED;
+    loop {
+        match load_once(program) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && Instant::now() < deadline => {}
+            result => return result,
+        }
+    }
+}
+
+fn load_once(program: &mut Program) -> Result<(ProgramInfo, OwnedFd), ProgramError> {
     let clone = |fd: &aya::programs::ProgramFd| fd.as_fd().try_clone_to_owned().map_err(ProgramError::IOError);
     match program {
         Program::Xdp(program) => {

@@ -228,10 +228,13 @@ fn provoke(lab: &Lab, world: &World, agent: Agent<'_>, prometheus: &Prometheus<'
     lab.write("domains.yaml", &limited().replace("[wan0]", "[wan0, wan9]")).unwrap();
     expect("TidegateInterfaceNotJudged");
 
+    let is_failing = || get(&lab.datacentre, &private(), CONSOLE, "/").is_ok_and(|reply| reply.status >= 500);
     world.console.stop();
+    // The backend ends its connections on its own time.
+    wait_until("the console to be gone", SOON, || is_failing().then_some(())).unwrap();
     // A class of status has a series from its first answer on: only what comes later is a rate.
     wait_until("TidegateServerErrors", SHOWN, || {
-        assert!(get(&lab.datacentre, &private(), CONSOLE, "/").is_ok_and(|reply| reply.status >= 500));
+        assert!(is_failing());
         is_true(prometheus, alerts, "TidegateServerErrors").then_some(())
     })
     .unwrap();

@@ -35,8 +35,7 @@ impl Process {
     /// The process that has an id now.
     fn of(id: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        let (state, start) = fields(&stat)?;
-        (state != 'Z' && state != 'X').then_some(Self { id, start })
+        start_of_living(&stat).map(|start| Self { id, start })
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -75,11 +74,16 @@ impl fmt::Display for Process {
     }
 }
 
-/// State and start of a process in `/proc/PID/stat` (proc_pid_stat(5), fields 3 and 22); the name before them may hold anything.
-fn fields(stat: &str) -> Option<(char, u64)> {
+/// Start of a process that lives, by its `/proc/PID/stat` (proc_pid_stat(5), fields 3, 20 and 22: state, threads, start); the name
+/// before them may hold anything. Of a process that is killed the first thread may be a zombie while others still hold its
+/// sockets: it is dead when no other is left.
+fn start_of_living(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split_whitespace();
-    Some((fields.next()?.chars().next()?, fields.nth(18)?.parse().ok()?))
+    let state = fields.next()?;
+    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
+    (!matches!(state, "Z" | "X") || threads > 1).then_some(start)
 }
 
 /// Starts a process in a process group of its own, so that neither Ctrl-C nor a closed terminal ends it.
@@ -146,8 +150,20 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let numbers: Vec<_> = (4..=22).map(|field| (field * 10).to_string()).collect();
         let stat = format!("17 (a ) S 1) S {} 0 0", numbers.join(" "));
-        assert_eq!(fields(&stat), Some(('S', 220)));
-        assert_eq!(fields("17 (cut"), None);
+        assert_eq!(start_of_living(&stat), Some(220));
+        assert_eq!(start_of_living("17 (cut"), None);
+    }
+
+    #[test]
+    fn a_process_is_dead_when_its_last_thread_is() {
+        let stat = |state: &str, threads: u32| {
+            format!("7 (a) {state} 1 7 7 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0")
+        };
+        for (state, threads, start) in
+            [("S", 12, Some(4711)), ("R", 1, Some(4711)), ("Z", 3, Some(4711)), ("Z", 1, None), ("X", 0, None)]
+        {
+            assert_eq!(start_of_living(&stat(state, threads)), start, "{state} with {threads} threads");
+        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn buckets_of_sources_are_kept_by_the_next_agent_and_by_one_that_finds_no_pin_re
 }
 
 /// Files of which the name begins so, below a folder.
-fn find_pins(folder: &Path, start: &str) -> Vec<PathBuf> {
+pub(crate) fn find_pins(folder: &Path, start: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         if entry.file_type().unwrap().is_dir() {

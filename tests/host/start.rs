@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use tidegate_lab::{Agent, AgentOptions, Backend, Lab, Target, agent::tidegate, objects, process};
+use tidegate_lab::{Agent, AgentOptions, Backend, Lab, Target, agent::tidegate, objects, process, wait_until};
 
-use crate::world::{SHOP, SOON, World, at, backend, get, public, wait_status};
+use crate::{
+    agent_faults::find_pins,
+    world::{CONSOLE, SHOP, SOON, World, at, backend, domains, get, private, public, wait_status},
+};
 
 /// An unprivileged user of every Debian.
 const NOBODY: &str = "65534";
@@ -37,6 +40,26 @@ fn require_refuses_without_rights_and_says_what_is_missing() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("CAP_") || said.to_lowercase().contains("root"), "{said}");
+}
+
+#[test]
+fn domains_that_come_together_to_a_running_agent_are_served_and_guarded() {
+    let lab = Lab::create().unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
+    // With nothing to dial yet: what one domain asks of the kernel first must not take the other for one that is gone.
+    lab.write("domains.yaml", &domains()).unwrap();
+    for domain in ["public", "private"] {
+        wait_until("a worker", SOON, || agent.worker_pid(domain)).unwrap();
+    }
+    agent.wait_ready().unwrap();
+    // Before the first frontend: the first IPv6 one makes the agent prepare the domain anew.
+    for domain in [1, 2] {
+        let guards = find_pins(&lab.folder().join("bpf"), &format!("guard-{domain}-"));
+        assert!(!guards.is_empty(), "no guard on the worker of domain {domain}");
+    }
+    let _world = World::build(&lab);
+    wait_status(&lab.internet, &public(), SHOP, "/", 200);
+    wait_status(&lab.datacentre, &private(), CONSOLE, "/", 200);
 }
 
 #[test]

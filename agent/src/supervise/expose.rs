@@ -27,6 +27,7 @@ impl DomainTask {
         }
         let mut tier = self.node.state.kernel.borrow_mut();
         let Some(kernel) = tier.kernel() else { return };
+        kernel.expect(self.id);
         self.socket_problems = self.sockets.open_steered(self.shards, self.needs_v6());
         let (v4, v6) = self.sockets.steered();
         if let Err(error) = kernel.set_sockets(self.id, v4, v6) {

@@ -109,6 +109,12 @@ impl KernelTier {
         self.attach();
     }
 
+    /// A domain is going to be served: the guard and the sockets that are set for it now stay when others are applied before
+    /// it has said what it wants.
+    pub fn expect(&mut self, domain: DomainId) {
+        self.desired.domains.entry(domain).or_default();
+    }
+
     /// Puts the guard on a worker's cgroup.
     ///
     /// # Errors
